@@ -1,0 +1,141 @@
+"""Reverse-mode differentiation: one walk back over the active nodes, one rule a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from .activity import Activity, find_activity, is_float, where_the_path_breaks
+from .broadcasting import unbroadcast
+from .errors import UnsupportedError
+from .registry import Cotangent, Primal, Registry, Rule
+from .tape import Tape, Tensor
+
+FORWARD_NODE = "onnxgrad.forward_node"
+"""Metadata key of an emitted node: the name of the forward node it belongs to."""
+RULE = "onnxgrad.rule"
+"""Metadata key of an emitted node: the operator whose rule emitted it."""
+PASS = "onnxgrad.pass"
+"""Metadata key of an emitted node: the pass that emitted it."""
+
+
+def differentiate(
+    graph: ir.Graph,
+    outputs: Mapping[ir.Value, ir.Value],
+    wrt: Sequence[ir.Value],
+    rules: Registry,
+    *,
+    only_reached: bool = False,
+) -> dict[ir.Value, ir.Value]:
+    """Append to *graph* the computation of the vector-Jacobian product.
+
+    Args:
+        outputs: the differentiated outputs, each with its seed: a value of the same shape and dtype.
+        wrt: initializers, graph inputs or intermediate values.
+        only_reached: leave the members of *wrt* that no output depends on out of the result, instead of
+            raising (the convention of `torch.autograd.grad`'s `allow_unused`).
+
+    Returns:
+        for each member of *wrt* its gradient, with the shape and dtype of the primal.
+
+    Raises:
+        UnsupportedError: a member of *wrt* or an output is no float, no output depends on a member of *wrt*,
+            or a node on the path cannot be differentiated.
+    """
+    for value in (*wrt, *outputs):
+        if not is_float(value):
+            raise UnsupportedError(
+                f"{value.name!r} has element type {value.dtype}; only floating-point values can be differentiated"
+            )
+    activity = find_activity(graph, wrt, list(outputs), rules)
+    if activity.unreached and not only_reached:
+        raise UnsupportedError(_explain_unreached(graph, activity, rules))
+    return _ReverseWalk(graph, activity, rules).run(outputs, wrt)
+
+
+class _ReverseWalk:
+    def __init__(self, graph: ir.Graph, activity: Activity, rules: Registry) -> None:
+        self.tape = Tape(graph)
+        self.activity = activity
+        self.rules = rules
+        self.contributions: dict[ir.Value, list[Tensor]] = {}
+
+    def run(self, outputs: Mapping[ir.Value, ir.Value], wrt: Sequence[ir.Value]) -> dict[ir.Value, ir.Value]:
+        for output, seed in outputs.items():
+            self.contribute(output, self.tape.tensor(seed))
+        for node in reversed(self.activity.nodes):
+            self.visit(node)
+        gradients = {}
+        for value in wrt:
+            self.tape.at(str(value.name), {PASS: "differentiate"})
+            total = self.total(value)
+            if total is not None:
+                gradients[value] = total.value
+            elif value not in self.activity.unreached:
+                gradients[value] = self.tape.zeros_like(self.tape.tensor(value)).value
+        return gradients
+
+    def visit(self, node: ir.Node) -> None:
+        rule = self.rules.get(node)
+        assert isinstance(rule, Rule), "find_activity refuses nodes without a rule"
+        stem = node.name or str(node.outputs[0].name)
+        self.tape.at(f"{stem}.grad", {FORWARD_NODE: stem, RULE: node.op_type, PASS: "differentiate"})
+        cotangents = [self.total(output) for output in node.outputs]
+        if all(cotangent is None for cotangent in cotangents):
+            return
+        wanted = [
+            value in self.activity.values and (rule.inputs is None or index in rule.inputs)
+            for index, value in enumerate(node.inputs)
+        ]
+        n = Primal(node, self.tape, wanted)
+        for index, cotangent in enumerate(_as_sequence(rule.function(n, *cotangents))):
+            if index >= len(wanted) or not wanted[index] or cotangent is None:
+                continue
+            primal = n.required(index)
+            contribution = cotangent()
+            if contribution is not None:
+                self.contribute(primal.value, project(contribution, primal, broadcasts=rule.broadcasts))
+
+    def contribute(self, value: ir.Value, cotangent: Tensor) -> None:
+        self.contributions.setdefault(value, []).append(cotangent)
+
+    def total(self, value: ir.Value) -> Tensor | None:
+        """The cotangent of *value*: its contributions summed, once."""
+        terms = self.contributions.get(value, [])
+        if len(terms) > 1:
+            total = terms[0] + terms[1] if len(terms) == 2 else self.tape.Sum(*terms)
+            self.contributions[value] = terms = [total]
+        return terms[0] if terms else None
+
+
+def project(cotangent: Tensor, primal: Tensor, *, broadcasts: bool) -> Tensor:
+    """Bring *cotangent* to the shape and dtype of *primal*."""
+    if broadcasts:
+        cotangent = unbroadcast(cotangent, primal)
+    cotangent = cotangent.cast(primal.dtype)
+    if primal.value.shape is not None:
+        inferred = cotangent.value.shape or primal.value.shape
+        cotangent.value.shape = ir.Shape(
+            own if isinstance(own, int) else target
+            for own, target in zip(inferred, primal.value.shape, strict=True)
+        )
+    return cotangent
+
+
+def _as_sequence(result: Cotangent | Sequence[Cotangent]) -> Sequence[Cotangent]:
+    return [result] if result is None or callable(result) else result
+
+
+def _explain_unreached(graph: ir.Graph, activity: Activity, rules: Registry) -> str:
+    lines = []
+    for value in activity.unreached:
+        breaks = where_the_path_breaks(graph, value, rules)
+        why = f"the path breaks at {breaks[0]}" if breaks else "no differentiated output depends on it"
+        lines.append(f"  - {value.name!r}: {why}")
+    return (
+        "These members of `wrt` have no gradient:\n"
+        + "\n".join(lines)
+        + "\nLeave them out, or pass allow_unused=True to have no gradient for them "
+        "(materialize_grads=True for zeros)."
+    )

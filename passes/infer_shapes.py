@@ -1,0 +1,106 @@
+"""Symbolic shape inference, of one node as it is emitted or of a whole model."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import sympy
+from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes, registry
+
+from .errors import Error, InvalidModelError, describe
+
+_BROADCASTING = frozenset(
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual "
+    "Max Mean Min Mod Mul Or Pow Sub Sum Where Xor".split()
+)
+
+
+class NodeInference:
+    """Infers the outputs of single nodes of *graph*, whose ai.onnx operators are of *opset*."""
+
+    def __init__(self, graph: ir.Graph, opset: int) -> None:
+        registry.collect()
+        self._opset = opset
+        self._context = ShapeInferenceContext({"": opset})
+        self._context.reserve_symbol_names(_symbols_in(graph))
+
+    def infer(self, node: ir.Node) -> None:
+        """Set the types and shapes of the outputs of *node*, as far as they follow from its inputs.
+
+        Raises InvalidModelError when the inputs do not fit the operator.
+        """
+        function = registry.get(node.domain, node.op_type, version=self._opset)
+        if function is None:
+            return
+        try:
+            function(self._context, node)
+        except Exception as error:
+            inputs = ", ".join(f"{v.name}: {v.dtype}{v.shape}" for v in node.inputs if v is not None)
+            raise InvalidModelError(
+                f"The inputs of {describe(node)} do not fit it ({inputs}): {error}"
+            ) from error
+        _keep_symbols_apart(node)
+
+
+class InferShapes(ir.passes.InPlacePass):
+    """Infer the shapes and types of all values, keeping symbolic dims by their names."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        try:
+            infer_symbolic_shapes(model, warn_on_missing=False)
+        except Error:
+            raise
+        except Exception as error:
+            raise InvalidModelError(f"Shape inference failed: {error}") from error
+        _reinfer_where_symbols_were_merged(model)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _keep_symbols_apart(node: ir.Node) -> bool:
+    """Name a broadcast of two different symbolic sizes by both, `Max(a, b)`.
+
+    The inference library takes the first for the result. Either may be 1 when the graph runs, and a gradient
+    must then be summed over that axis.
+    """
+    if node.op_type not in _BROADCASTING or node.domain not in ("", "ai.onnx"):
+        return False
+    output = node.outputs[0]
+    shapes = [value.shape for value in node.inputs if value is not None]
+    if output.shape is None or any(shape is None for shape in shapes) or output.shape.is_static():
+        return False
+    dims = list(output.shape)
+    for axis in range(1, len(dims) + 1):
+        sizes = {shape[-axis] for shape in shapes if shape is not None and len(shape) >= axis} - {1}
+        symbols = {size.value for size in sizes if isinstance(size, ir.SymbolicDim)}
+        if len(symbols) < 2 or any(isinstance(size, int) for size in sizes) or None in symbols:
+            continue
+        dims[-axis] = ir.SymbolicDim(
+            sympy.Max(*(ir.SymbolicDim(symbol)._expr for symbol in symbols))  # type: ignore[no-untyped-call]
+        )
+    changed = dims != list(output.shape)
+    if changed:
+        output.shape = ir.Shape(dims)
+    return changed
+
+
+def _reinfer_where_symbols_were_merged(model: ir.Model) -> None:
+    inference = NodeInference(model.graph, model.opset_imports.get("", 1))
+    changed: set[ir.Value] = set()
+    for node in model.graph:
+        if not changed.isdisjoint(value for value in node.inputs if value is not None):
+            for output in node.outputs:
+                output.shape = None
+            inference.infer(node)
+            changed.update(node.outputs)
+        elif _keep_symbols_apart(node):
+            changed.update(node.outputs)
+
+
+def _symbols_in(graph: ir.Graph) -> set[str]:
+    values = [*graph.inputs, *(value for node in graph.all_nodes() for value in node.outputs)]
+    return {
+        dim.value
+        for value in values
+        if value.shape is not None
+        for dim in value.shape
+        if not isinstance(dim, int) and dim.value is not None
+    }

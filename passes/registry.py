@@ -1,0 +1,165 @@
+"""The registry: what is known of each operator's derivative, as rules and as declarations.
+
+Every operator is in one of three states. It has a *VJP rule*; or it is declared *zero*: its outputs do not change
+under small changes of its inputs (or carry no floats), so the gradient stops there; or it is declared
+*non-differentiable*: on the differentiated path it is refused, with the reason. An operator with none of these is
+unknown, and is refused too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from .errors import UnsupportedError, describe
+from .tape import Tape, Tensor
+
+Cotangent = Callable[[], Tensor | None] | None
+"""What a rule returns for one input: how to compute its cotangent, or None where it is structurally zero."""
+
+RuleFunction = Callable[..., Cotangent | Sequence[Cotangent]]
+
+
+class Primal:
+    """One forward node as its rule sees it: the input and output values, the attributes, and the tape.
+
+    Attributes:
+        inputs: one Tensor an input, None where an optional input is omitted.
+        outputs: one Tensor an output.
+        op: the tape on which the rule emits (`n.op.Exp(x)`).
+        active: for each input, whether its cotangent is wanted. The engine skips what is not; a rule may
+            look at it to share work between inputs.
+    """
+
+    def __init__(self, node: ir.Node, op: Tape, active: Sequence[bool]) -> None:
+        self.node = node
+        self.op = op
+        self.inputs = tuple(None if value is None else op.tensor(value) for value in node.inputs)
+        self.outputs = tuple(op.tensor(value) for value in node.outputs)
+        self.active = tuple(active)
+
+    def input(self, index: int) -> Tensor | None:
+        """The input at *index*, None if it is omitted, also at the end of the list."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def required(self, index: int) -> Tensor:
+        """The input at *index*, which the operator's schema requires."""
+        tensor = self.input(index)
+        if tensor is None:
+            raise UnsupportedError(
+                f"Input {index} of {describe(self.node)} is missing; the model is not valid"
+            )
+        return tensor
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """The value of attribute *name* (int, float, str, list, array), or *default*."""
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.value
+
+    def axis(self, default: int, name: str = "axis") -> int:
+        """The attribute *name* as a non-negative axis of the first input."""
+        return int(self.attr(name, default)) % max(self.required(0).rank, 1)
+
+    def axes(self, index: int = 1) -> list[int] | None:
+        """The constant axes at input *index*, non-negative and sorted; None if they are omitted or computed."""
+        tensor = self.input(index)
+        if tensor is None or tensor.constant is None:
+            return None
+        return sorted(int(axis) % self.required(0).rank for axis in tensor.constant.reshape(-1))
+
+    def refuse(self, why: str) -> UnsupportedError:
+        """The error to raise when this node uses a form that the rule does not cover."""
+        return UnsupportedError(f"{describe(self.node)} cannot be differentiated: {why}")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A VJP rule.
+
+    Attributes:
+        function: called with the Primal and one cotangent an output (None where none arrives), returns one
+            Cotangent an input (a single one for a one-input operator).
+        inputs: the indices of the inputs that can have a cotangent; None for every float input.
+        broadcasts: the engine sums the cotangents back over broadcast axes.
+    """
+
+    function: RuleFunction
+    inputs: tuple[int, ...] | None
+    broadcasts: bool
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Zero:
+    """The gradient stops at this operator; *reason* says why that is right."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class NonDifferentiable:
+    """This operator is refused on the differentiated path; *reason* says why."""
+
+    reason: str
+
+
+Entry = Rule | Zero | NonDifferentiable
+
+
+class Registry:
+    """Operators and what is known of their derivatives. A later entry replaces an earlier one of the same name.
+
+    Example:
+        >>> rules = Registry(BUILTIN_RULES)
+        >>> @rules.vjp("Cube", domain="com.example")
+        ... def cube(n, dy):
+        ...     (x,) = n.inputs
+        ...     return lambda: dy * 3.0 * x * x
+    """
+
+    def __init__(self, *parents: Registry) -> None:
+        self._entries: dict[tuple[str, str], Entry] = {}
+        for parent in parents:
+            self._entries.update(parent._entries)
+
+    def vjp(
+        self,
+        *op_types: str,
+        domain: str = "",
+        inputs: Sequence[int] | None = None,
+        broadcasts: bool = False,
+    ) -> Callable[[RuleFunction], RuleFunction]:
+        """Register the decorated function as the VJP rule of *op_types* (see `Rule`)."""
+
+        def register(function: RuleFunction) -> RuleFunction:
+            rule = Rule(function, None if inputs is None else tuple(inputs), broadcasts)
+            for op_type in op_types:
+                self._entries[domain, op_type] = rule
+            return function
+
+        return register
+
+    def zero(self, *op_types: str, reason: str, domain: str = "") -> None:
+        """Declare that the gradient stops at *op_types*."""
+        for op_type in op_types:
+            self._entries[domain, op_type] = Zero(reason)
+
+    def nondifferentiable(self, *op_types: str, reason: str, domain: str = "") -> None:
+        """Declare that *op_types* have no derivative, so that they are refused on the differentiated path."""
+        for op_type in op_types:
+            self._entries[domain, op_type] = NonDifferentiable(reason)
+
+    def get(self, node: ir.Node) -> Entry | None:
+        """The entry for the operator of *node*, None if it is unknown."""
+        return self._entries.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+
+    def __iter__(self) -> Iterator[tuple[str, str, Entry]]:
+        """All entries as (domain, op_type, entry), sorted."""
+        for (domain, op_type), entry in sorted(self._entries.items(), key=lambda item: item[0]):
+            yield domain, op_type, entry

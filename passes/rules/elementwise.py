@@ -1,0 +1,46 @@
+"""Rules of the elementwise arithmetic operators."""
+
+from __future__ import annotations
+
+from ..registry import Cotangent, Primal, Registry
+from ..tape import Tensor
+
+rules = Registry()
+
+
+@rules.vjp("Identity")
+def identity(n: Primal, dy: Tensor) -> Cotangent:
+    """d(x) = dx."""
+    return lambda: dy
+
+
+@rules.vjp("Neg")
+def neg(n: Primal, dy: Tensor) -> Cotangent:
+    """d(-x) = -dx."""
+    return lambda: -dy
+
+
+@rules.vjp("Add", broadcasts=True)
+def add(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
+    """d(a + b) = da + db."""
+    return lambda: dy, lambda: dy
+
+
+@rules.vjp("Sub", broadcasts=True)
+def sub(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
+    """d(a - b) = da - db."""
+    return lambda: dy, lambda: -dy
+
+
+@rules.vjp("Mul", broadcasts=True)
+def mul(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
+    """d(a b) = b da + a db."""
+    a, b = n.required(0), n.required(1)
+    return lambda: dy * b, lambda: dy * a
+
+
+@rules.vjp("Div", broadcasts=True)
+def div(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
+    """d(a / b) = da / b - (y / b) db."""
+    b, y = n.required(1), n.outputs[0]
+    return lambda: dy / b, lambda: -(dy * y / b)

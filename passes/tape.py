@@ -1,0 +1,324 @@
+"""The emitter of nodes: operators on `Tensor` append ONNX nodes to a graph, with shapes inferred as they go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from .errors import UnsupportedError
+from .infer_shapes import NodeInference
+
+CANONICAL_OPSET = 26
+"""The opset whose operator forms the rules read and emit."""
+
+Dim = int | str | None
+"""A known size, the name (or expression) of a symbolic one, or unknown."""
+
+Scalar = bool | int | float
+
+
+class Tensor:
+    """A value of the graph under construction; arithmetic on it emits nodes at its tape.
+
+    Python scalars become constants of the tensor's own dtype.
+    """
+
+    __slots__ = ("op", "value")
+
+    def __init__(self, op: Tape, value: ir.Value) -> None:
+        self.op = op
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.value.name}: {self.value.dtype}{self.value.shape})"
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The element type. Raises UnsupportedError when inference could not tell it."""
+        if self.value.dtype is None:
+            raise UnsupportedError(f"The element type of {self.value.name!r} is unknown; {_annotate()}")
+        return self.value.dtype
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        """Sizes, static ones as int and symbolic ones by name. Raises UnsupportedError on unknown rank."""
+        if self.value.shape is None:
+            raise UnsupportedError(f"The rank of {self.value.name!r} is unknown; {_annotate()}")
+        return tuple(dim if isinstance(dim, int) else dim.value for dim in self.value.shape)
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def static_shape(self) -> tuple[int, ...] | None:
+        """The shape if every size is known, else None."""
+        if self.value.shape is None:
+            return None
+        sizes = tuple(dim for dim in self.shape if isinstance(dim, int))
+        return sizes if len(sizes) == self.rank else None
+
+    @property
+    def constant(self) -> np.ndarray | None:
+        """The value as an array if it is a constant of the graph (not a parameter), else None."""
+        if self.value.is_graph_input():
+            return None
+        tensor = ir.convenience.get_const_tensor(self.value)
+        return None if tensor is None else tensor.numpy()
+
+    def __add__(self, other: Tensor | Scalar) -> Tensor:
+        return self.op.Add(self, self.op.like(self, other))
+
+    def __radd__(self, other: Scalar) -> Tensor:
+        return self.op.Add(self.op.like(self, other), self)
+
+    def __sub__(self, other: Tensor | Scalar) -> Tensor:
+        return self.op.Sub(self, self.op.like(self, other))
+
+    def __rsub__(self, other: Scalar) -> Tensor:
+        return self.op.Sub(self.op.like(self, other), self)
+
+    def __mul__(self, other: Tensor | Scalar) -> Tensor:
+        return self.op.Mul(self, self.op.like(self, other))
+
+    def __rmul__(self, other: Scalar) -> Tensor:
+        return self.op.Mul(self.op.like(self, other), self)
+
+    def __truediv__(self, other: Tensor | Scalar) -> Tensor:
+        return self.op.Div(self, self.op.like(self, other))
+
+    def __rtruediv__(self, other: Scalar) -> Tensor:
+        return self.op.Div(self.op.like(self, other), self)
+
+    def __pow__(self, other: Tensor | Scalar) -> Tensor:
+        return self.op.Pow(self, self.op.like(self, other))
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        return self.op.MatMul(self, other)
+
+    def __neg__(self) -> Tensor:
+        return self.op.Neg(self)
+
+    def __gt__(self, other: Tensor | Scalar) -> Tensor:
+        return self.op.Greater(self, self.op.like(self, other))
+
+    def __ge__(self, other: Tensor | Scalar) -> Tensor:
+        return self.op.GreaterOrEqual(self, self.op.like(self, other))
+
+    def __lt__(self, other: Tensor | Scalar) -> Tensor:
+        return self.op.Less(self, self.op.like(self, other))
+
+    def __le__(self, other: Tensor | Scalar) -> Tensor:
+        return self.op.LessOrEqual(self, self.op.like(self, other))
+
+    def equals(self, other: Tensor | Scalar) -> Tensor:
+        """Elementwise equality, a bool tensor."""
+        return self.op.Equal(self, self.op.like(self, other))
+
+    def cast(self, dtype: ir.DataType) -> Tensor:
+        """This tensor in *dtype*; itself if it has that dtype already."""
+        return self if self.dtype == dtype else self.op.Cast(self, to=dtype)
+
+    def sum(self, axes: Sequence[int] | Tensor | None = None, *, keepdims: bool = False) -> Tensor:
+        """Sum over *axes* (all of them if None; itself if there are none)."""
+        return self._reduce("ReduceSum", axes, keepdims)
+
+    def mean(self, axes: Sequence[int] | Tensor | None = None, *, keepdims: bool = False) -> Tensor:
+        """Mean over *axes* (all of them if None; itself if there are none)."""
+        return self._reduce("ReduceMean", axes, keepdims)
+
+    def _reduce(self, op_type: str, axes: Sequence[int] | Tensor | None, keepdims: bool) -> Tensor:
+        if axes is None:
+            return self.op.emit(op_type, self, keepdims=int(keepdims))
+        if not isinstance(axes, Tensor):
+            if not axes:
+                return self
+            axes = self.op.ints(sorted(axis % self.rank for axis in axes))
+        return self.op.emit(op_type, self, axes, keepdims=int(keepdims), noop_with_empty_axes=1)
+
+    def transpose(self, perm: Sequence[int]) -> Tensor:
+        """Permute the axes; itself for the identity permutation."""
+        return self if list(perm) == list(range(len(perm))) else self.op.Transpose(self, perm=list(perm))
+
+    def swap_last_two(self) -> Tensor:
+        """The matrix transpose of the last two axes."""
+        axes = list(range(self.rank))
+        return self.transpose([*axes[:-2], axes[-1], axes[-2]])
+
+    def reshape(self, shape: Sequence[int] | Tensor) -> Tensor:
+        """Reshape to a static shape (one -1 allowed) or to an int64 shape tensor (zeros are sizes, not copies)."""
+        if not isinstance(shape, Tensor):
+            if self.static_shape == tuple(shape):
+                return self
+            shape = self.op.ints(shape)
+        return self.op.Reshape(self, shape, allowzero=1)
+
+    def reshape_like(self, other: Tensor) -> Tensor:
+        """Reshape to the shape of *other*, statically where at most one of its sizes is unknown."""
+        if same_shape(self, other):
+            return self
+        unknown = [axis for axis, dim in enumerate(other.shape) if not isinstance(dim, int)]
+        if len(unknown) == 1 and 0 not in other.shape:
+            return self.reshape([dim if isinstance(dim, int) else -1 for dim in other.shape])
+        return self.reshape(other.sizes())
+
+    def expand_like(self, other: Tensor) -> Tensor:
+        """Broadcast to the shape of *other*."""
+        return self if same_shape(self, other) else self.op.Expand(self, other.sizes())
+
+    def unsqueeze(self, axes: Sequence[int]) -> Tensor:
+        return self if not axes else self.op.Unsqueeze(self, self.op.ints(axes))
+
+    def squeeze(self, axes: Sequence[int]) -> Tensor:
+        return self if not axes else self.op.Squeeze(self, self.op.ints(axes))
+
+    def sizes(self, axes: Sequence[int] | None = None) -> Tensor:
+        """The shape, or its sizes at *axes*, as a 1-D int64 tensor: a constant where they are known."""
+        if axes is None:
+            static = self.static_shape
+            return self.op.ints(static) if static is not None else self.op.Shape(self)
+        shape = self.shape
+        wanted = [axis % len(shape) for axis in axes]
+        known = [dim for axis in wanted if isinstance(dim := shape[axis], int)]
+        if len(known) == len(wanted):
+            return self.op.ints(known)
+        if wanted == list(range(wanted[0], wanted[0] + len(wanted))):
+            return self.op.Shape(self, start=wanted[0], end=wanted[-1] + 1)
+        return self.op.Gather(self.op.Shape(self), self.op.ints(wanted), axis=0)
+
+    def count(self, axes: Sequence[int] | None = None, *, dtype: ir.DataType | None = None) -> Tensor:
+        """The number of elements along *axes* (all if None), a scalar in *dtype* (this tensor's if None)."""
+        dtype = self.dtype if dtype is None else dtype
+        axes = list(range(self.rank)) if axes is None else [axis % self.rank for axis in axes]
+        known = [dim for axis in axes if isinstance(dim := self.shape[axis], int)]
+        if len(known) == len(axes):
+            return self.op.constant(int(np.prod(known)), dtype)
+        return self.op.ReduceProd(self.sizes(axes), keepdims=0).cast(dtype)
+
+
+class Tape:
+    """Appends nodes to *graph*: `op.Exp(x)`, `op.Transpose(x, perm=[1, 0])`, `op.emit("Split", …, outputs=3)`.
+
+    Arguments are tensors (None for an omitted optional input), keywords are attributes. Every emitted node is
+    shape-inferred at once and carries *metadata*; its name starts with *prefix*.
+    """
+
+    def __init__(self, graph: ir.Graph, *, opset: int = CANONICAL_OPSET) -> None:
+        self.graph = graph
+        self.metadata: Mapping[str, str] = {}
+        self.prefix = "onnxgrad"
+        self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], Tensor] = {}
+        self._names = _names_in(graph)
+        self._inference = NodeInference(graph, opset)
+
+    def at(self, prefix: str, metadata: Mapping[str, str]) -> None:
+        """Name the nodes that follow after *prefix* and give them *metadata* (their provenance)."""
+        self.prefix, self.metadata = prefix, metadata
+
+    def tensor(self, value: ir.Value) -> Tensor:
+        """View a value of the graph as a tensor of this tape."""
+        return Tensor(self, value)
+
+    def __getattr__(self, op_type: str) -> Callable[..., Tensor]:
+        if not op_type[0].isupper():
+            raise AttributeError(op_type)
+
+        def emit_one(*inputs: Tensor | None, **attributes: Any) -> Tensor:
+            return self.emit(op_type, *inputs, **attributes)
+
+        return emit_one
+
+    def emit(self, op_type: str, *inputs: Tensor | None, domain: str = "", **attributes: Any) -> Tensor:
+        """Append a node with one output."""
+        return self.emit_many(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def emit_many(
+        self, op_type: str, *inputs: Tensor | None, outputs: int, domain: str = "", **attributes: Any
+    ) -> tuple[Tensor, ...]:
+        """Append a node with *outputs* outputs."""
+        name = self.fresh_name(f"{self.prefix}/{op_type}")
+        node = ir.Node(
+            domain,
+            op_type,
+            [None if tensor is None else tensor.value for tensor in inputs],
+            ir.convenience.convert_attributes(attributes),
+            outputs=[
+                ir.Value(name=name if index == 0 else self.fresh_name(f"{name}:{index}"))
+                for index in range(outputs)
+            ],
+            name=name,
+            metadata_props=dict(self.metadata),
+        )
+        self.graph.append(node)
+        self._inference.infer(node)
+        return tuple(Tensor(self, value) for value in node.outputs)
+
+    def constant(self, value: Any, dtype: ir.DataType) -> Tensor:
+        """A constant of the graph, made once per dtype, shape and bytes."""
+        array = np.ascontiguousarray(np.asarray(value).astype(dtype.numpy()))
+        array = array.reshape(np.shape(value))
+        key = (dtype, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = self.fresh_name("onnxgrad.constant")
+            tensor = ir.tensor(array, dtype=dtype, name=name)
+            initializer = ir.Value(
+                name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape), const_value=tensor
+            )
+            self.graph.register_initializer(initializer)
+            self._constants[key] = Tensor(self, initializer)
+        return self._constants[key]
+
+    def ints(self, values: Sequence[int] | np.ndarray) -> Tensor:
+        """A 1-D int64 constant, as shapes, axes and indices are given."""
+        return self.constant(np.asarray(values, dtype=np.int64).reshape(-1), ir.DataType.INT64)
+
+    def like(self, tensor: Tensor, other: Tensor | Scalar) -> Tensor:
+        """*other* itself, or a scalar as a constant of the dtype of *tensor*."""
+        return other if isinstance(other, Tensor) else self.constant(other, tensor.dtype)
+
+    def zeros_like(self, tensor: Tensor) -> Tensor:
+        """Zeros of the shape and dtype of *tensor*."""
+        return self.full_like(tensor, 0)
+
+    def full_like(self, tensor: Tensor, fill: Scalar) -> Tensor:
+        """A tensor of the shape and dtype of *tensor* filled with one value."""
+        return self.constant(fill, tensor.dtype).expand_like(tensor)
+
+    def fresh_name(self, stem: str) -> str:
+        """A name that no value or node of the graph has yet."""
+        count = self._names.get(stem)
+        if count is None:
+            self._names[stem] = 0
+            return stem
+        while True:
+            count += 1
+            name = f"{stem}_{count}"
+            if name not in self._names:
+                self._names[stem] = count
+                self._names[name] = 0
+                return name
+
+
+def same_shape(a: Tensor, b: Tensor) -> bool:
+    """Whether the shapes are known to be equal: static sizes equal, symbolic ones of the same name."""
+    if a.value.shape is None or b.value.shape is None:
+        return False
+    return a.shape == b.shape and None not in a.shape
+
+
+def _annotate() -> str:
+    return "give its shape and type in the model's value_info, or run shape inference on the model first"
+
+
+def _names_in(graph: ir.Graph) -> dict[str, int]:
+    names: dict[str, int] = {}
+    for value in (*graph.inputs, *graph.initializers.values()):
+        names[value.name or ""] = 0
+    for node in graph.all_nodes():
+        names[node.name or ""] = 0
+        for value in node.outputs:
+            names[value.name or ""] = 0
+    return names
