@@ -45,9 +45,7 @@ def find_activity(
         if useful.isdisjoint(node.outputs):
             continue
         carried = [
-            value
-            for index, value in _read_by(node)
-            if value in varied and _carries(node, index, value, rules)
+            value for index, value in _read_by(node) if value in varied and _carries(node, index, value, rules)
         ]
         if carried:
             useful.update(carried)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -26,15 +26,15 @@ def differentiate(
     wrt: Sequence[ir.Value],
     rules: Registry,
     *,
-    only_reached: bool = False,
+    optional: Collection[ir.Value] = (),
 ) -> dict[ir.Value, ir.Value]:
     """Append to *graph* the computation of the vector-Jacobian product.
 
     Args:
         outputs: the differentiated outputs, each with its seed: a value of the same shape and dtype.
         wrt: initializers, graph inputs or intermediate values.
-        only_reached: leave the members of *wrt* that no output depends on out of the result, instead of
-            raising (the convention of `torch.autograd.grad`'s `allow_unused`).
+        optional: the members of *wrt* which, when no output depends on them, are left out of the result
+            instead of raising (the convention of `torch.autograd.grad`'s `allow_unused`).
 
     Returns:
         for each member of *wrt* its gradient, with the shape and dtype of the primal.
@@ -49,8 +49,9 @@ def differentiate(
                 f"{value.name!r} has element type {value.dtype}; only floating-point values can be differentiated"
             )
     activity = find_activity(graph, wrt, list(outputs), rules)
-    if activity.unreached and not only_reached:
-        raise UnsupportedError(_explain_unreached(graph, activity, rules))
+    missing = [value for value in activity.unreached if value not in optional]
+    if missing:
+        raise UnsupportedError(_explain_unreached(graph, missing, rules))
     return _ReverseWalk(graph, activity, rules).run(outputs, wrt)
 
 
@@ -127,9 +128,9 @@ def _as_sequence(result: Cotangent | Sequence[Cotangent]) -> Sequence[Cotangent]
     return [result] if result is None or callable(result) else result
 
 
-def _explain_unreached(graph: ir.Graph, activity: Activity, rules: Registry) -> str:
+def _explain_unreached(graph: ir.Graph, missing: Sequence[ir.Value], rules: Registry) -> str:
     lines = []
-    for value in activity.unreached:
+    for value in missing:
         breaks = where_the_path_breaks(graph, value, rules)
         why = f"the path breaks at {breaks[0]}" if breaks else "no differentiated output depends on it"
         lines.append(f"  - {value.name!r}: {why}")

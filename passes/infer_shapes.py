@@ -35,9 +35,7 @@ class NodeInference:
             function(self._context, node)
         except Exception as error:
             inputs = ", ".join(f"{v.name}: {v.dtype}{v.shape}" for v in node.inputs if v is not None)
-            raise InvalidModelError(
-                f"The inputs of {describe(node)} do not fit it ({inputs}): {error}"
-            ) from error
+            raise InvalidModelError(f"The inputs of {describe(node)} do not fit it ({inputs}): {error}") from error
         _keep_symbols_apart(node)
 
 

@@ -49,9 +49,7 @@ class Primal:
         """The input at *index*, which the operator's schema requires."""
         tensor = self.input(index)
         if tensor is None:
-            raise UnsupportedError(
-                f"Input {index} of {describe(self.node)} is missing; the model is not valid"
-            )
+            raise UnsupportedError(f"Input {index} of {describe(self.node)} is missing; the model is not valid")
         return tensor
 
     def attr(self, name: str, default: Any = None) -> Any:

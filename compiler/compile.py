@@ -1,0 +1,96 @@
+"""The compiler: a forward model in, a Program out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
+from ..passes.eliminate_dead_code import EliminateDeadCode
+from ..passes.errors import InputError
+from ..passes.lower_opset import LowerOpset
+from ..passes.registry import Registry
+from ..passes.rules import BUILTIN_RULES
+from ..passes.simplify import Simplify
+from .joint import JointBuilder
+from .load import ModelLike, load_model
+from .losses import Loss
+from .normalize import normalize
+from .original import keep_original
+from .parameters import find_parameters, select_outputs, select_wrt
+from .pipeline import OnPass, Pipeline
+from .program import Program
+from .signature import Mode
+
+
+def compile(
+    model: ModelLike,
+    *,
+    wrt: str | Sequence[str] = "parameters",
+    outputs: str | Sequence[str] | None = None,
+    loss: str | Loss | ModelLike | None = None,
+    mode: Mode = "grad",
+    free_dims: Mapping[str, int] | None = None,
+    opset: int | None = None,
+    rules: Registry = BUILTIN_RULES,
+    allow_unused: bool = False,
+    materialize_grads: bool = False,
+    on_pass: OnPass | None = None,
+) -> Program:
+    """Compile a forward model into a joint graph that computes its outputs and their gradients.
+
+    Args:
+        model: a path, a ModelProto or an onnx_ir.Model, of opset 7 to 26.
+        wrt: what to differentiate with respect to: "parameters" (the float initializers that act as weights),
+            "inputs" (the float graph inputs), or names and glob patterns; a name may be that of an
+            intermediate value.
+        outputs: the outputs to differentiate, or the one that the loss takes; names of graph outputs or of
+            intermediate values. All float outputs if None (the first of them for a loss).
+        loss: a name (`onnxgrad.losses`), a Loss with its options, a second ONNX model whose inputs are
+            connected to the outputs by name, or None: then the cotangents of the outputs are fed.
+        mode: "grad" for fresh gradients, "accumulate" to add to gradient buffers that are fed.
+        free_dims: sizes for symbolic dims, which fixes them.
+        opset: the opset of the joint graph, 18 to 26; the lowest that can express it if None.
+        rules: the VJP rules, with your own added (`onnxgrad.Registry`).
+        allow_unused: leave out a named member of `wrt` that no output depends on, instead of raising, as in
+            `torch.autograd.grad`. Members of "parameters", "inputs" or a pattern are left out in any case,
+            and listed in `Program.unused`, as long as one of them is used.
+        materialize_grads: give zeros for what is left out (implies allow_unused).
+        on_pass: called after each pass with its record and the model as it is then.
+
+    Raises:
+        InputError: an argument names something that does not exist or does not fit.
+        InvalidModelError: the model cannot be read or is not valid.
+        UnsupportedError: something on the differentiated path has no rule; all such nodes are listed.
+    """
+    if mode not in ("grad", "accumulate"):
+        raise InputError(f'mode is "grad" or "accumulate", not {mode!r}')
+    loaded = load_model(model)
+    pipeline = Pipeline(loaded.model, on_pass)
+    graph = loaded.model.graph
+
+    names = [*_as_names(wrt), *_as_names(outputs)]
+    parameters = normalize(pipeline, rules, free_dims or {}, keep=names)
+    selected, named = select_wrt(graph, wrt, parameters)
+    differentiated = select_outputs(graph, outputs)
+    if not differentiated:
+        raise InputError("The model has no float output to differentiate; name an intermediate value in `outputs`")
+
+    joint = JointBuilder(loaded.model, differentiated)
+    if loss is not None:
+        pipeline.step("AttachLoss", lambda: joint.attach_loss(loss))
+    optional = set(selected) if allow_unused or materialize_grads else set(selected) - named
+    pipeline.step("Differentiate", lambda: joint.differentiate(selected, optional, rules, materialize_grads))
+
+    protected = [str(value.name) for value in selected]
+    pipeline.run([Simplify(protected), EliminateCommonSubexpressions(), Simplify(protected), EliminateDeadCode()])
+    pipeline.run([LowerOpset(opset)])
+
+    keep_original(loaded.proto, loaded.folder, loaded.model)
+    program = Program(loaded.model, joint.signature(), tuple(pipeline.records), joint.unused)
+    return program.with_mode(mode)
+
+
+def _as_names(names: str | Sequence[str] | None) -> Sequence[str]:
+    if names is None or names in ("parameters", "inputs"):
+        return ()
+    return [names] if isinstance(names, str) else names

@@ -1,0 +1,75 @@
+"""Normalization: the forward graph in the one form that the rules know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from ..passes.eliminate_dead_code import EliminateDeadCode
+from ..passes.errors import InputError
+from ..passes.fold_constants import FoldConstants
+from ..passes.infer_shapes import InferShapes
+from ..passes.inline_functions import InlineFunctions
+from ..passes.lift_constants import LiftConstants
+from ..passes.registry import Registry
+from ..passes.upgrade_opset import UpgradeOpset
+from .parameters import find_parameters, nearest
+from .pipeline import Pipeline
+
+
+def normalize(
+    pipeline: Pipeline, rules: Registry, free_dims: Mapping[str, int], *, keep: Sequence[str] = ()
+) -> list[ir.Value]:
+    """Bring the model to canonical form: no functions, no Constant nodes, one opset, shapes known.
+
+    Args:
+        free_dims: sizes for symbolic dims of the inputs.
+        keep: names of values that must survive because the user refers to them.
+
+    Returns:
+        the parameters (`find_parameters`).
+
+    Raises InputError when *free_dims* names a dim that no input has.
+    """
+    graph = pipeline.model.graph
+    if free_dims:
+        pipeline.step("FixDims", lambda: fix_dims(graph, free_dims))
+    pipeline.run([InlineFunctions(), LiftConstants(), UpgradeOpset(), InferShapes()])
+    own_outputs = list(graph.outputs)
+    # What the user refers to is an output for the time being, which no pass removes.
+    graph.outputs.extend(
+        value for node in graph for value in node.outputs if value.name in keep and value not in own_outputs
+    )
+    protected = [str(value.name) for value in find_parameters(graph, rules)] + list(keep)
+    pipeline.run([FoldConstants(protected), InferShapes(), EliminateDeadCode(), *RAISE_PATTERNS])
+    names = [value.name for value in own_outputs]
+    graph.outputs[:] = [value for value in graph.outputs if value.name in names]
+    return find_parameters(graph, rules)
+
+
+RAISE_PATTERNS: tuple[ir.passes.PassBase, ...] = ()
+
+
+def fix_dims(graph: ir.Graph, sizes: Mapping[str, int]) -> None:
+    """Give the symbolic dims named in *sizes* their sizes, everywhere in the graph."""
+    symbols = {
+        dim.value
+        for value in graph.inputs
+        if value.shape is not None
+        for dim in value.shape
+        if not isinstance(dim, int) and dim.value is not None
+    }
+    for name, size in sizes.items():
+        if name not in symbols:
+            known = f"; the model has {', '.join(sorted(symbols))}" if symbols else "; the model has none"
+            raise InputError(f"free_dims: no input has a symbolic dim {name!r}{nearest(name, symbols) or known}")
+        if size < 1:
+            raise InputError(f"free_dims: {name}={size} is no size")
+    inner = [value for node in graph.all_nodes() for value in node.outputs]
+    for value in (*graph.inputs, *inner):
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                dim if isinstance(dim, int) or dim.value is None else dim.evaluate(dict(sizes))
+                for dim in value.shape
+            )

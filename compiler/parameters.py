@@ -1,0 +1,173 @@
+"""Which initializers are parameters, and what `wrt` and `outputs` mean."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from ..passes.activity import is_float
+from ..passes.errors import InputError
+from ..passes.registry import Registry, Rule
+
+_MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+_STATISTICS = {"BatchNormalization": (3, 4)}
+_WEIGHT_INPUTS = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gather": (0,),
+    "Gemm": (0, 1, 2),
+    "GRU": (1, 2, 3),
+    "LSTM": (1, 2, 3, 7),
+    "RNN": (1, 2, 3),
+}
+_MASKED = -1e4
+
+
+def find_parameters(graph: ir.Graph, rules: Registry) -> list[ir.Value]:
+    """The float initializers that act as weights, in the order of the graph's initializers.
+
+    Left out are: one-element constants (epsilons, scale factors) unless they are named like a module's
+    parameter (`head.logit_scale`); running statistics of normalizations; inputs that carry no gradient (the
+    scales of a Resize); masks; tables that only meet indices or other constants (rotary frequencies).
+    """
+    signals = _signals(graph)
+    return [value for value in graph.initializers.values() if _is_parameter(value, signals, rules)]
+
+
+def select_wrt(
+    graph: ir.Graph, wrt: str | Sequence[str], parameters: Sequence[ir.Value]
+) -> tuple[list[ir.Value], set[ir.Value]]:
+    """Resolve `wrt`: "parameters", "inputs", or names and glob patterns.
+
+    A pattern is matched against the parameters and the float graph inputs, and if it matches none of these,
+    against all float initializers. A name may also be that of any other float value of the graph.
+
+    Returns:
+        the values, each once, and those of them that were named one by one.
+
+    Raises InputError for a name or pattern that matches nothing, with the nearest names.
+    """
+    inputs = [value for value in graph.inputs if is_float(value)]
+    if wrt == "parameters":
+        if not parameters:
+            raise InputError(
+                "No initializer of the model acts as a weight; name what to differentiate with respect to in `wrt`"
+            )
+        return list(parameters), set()
+    if wrt == "inputs":
+        return inputs, set()
+    values = _values_by_name(graph)
+    floats = [value for value in graph.initializers.values() if is_float(value)]
+    chosen: dict[ir.Value, None] = {}
+    named: set[ir.Value] = set()
+    for pattern in [wrt] if isinstance(wrt, str) else wrt:
+        if pattern in values:
+            matches = [values[pattern]]
+            named.update(matches)
+        else:
+            matches = _matching(pattern, [*parameters, *inputs]) or _matching(pattern, floats)
+        if not matches:
+            raise InputError(_nothing_matches("wrt", pattern, values))
+        chosen.update(dict.fromkeys(matches))
+    return list(chosen), named
+
+
+def select_outputs(graph: ir.Graph, outputs: Sequence[str] | str | None) -> list[ir.Value]:
+    """Resolve `outputs`: names of graph outputs or intermediate values; all float outputs if None.
+
+    Raises InputError for a name that does not exist, with the nearest names.
+    """
+    if outputs is None:
+        return [value for value in graph.outputs if is_float(value)]
+    values = _values_by_name(graph)
+    chosen = []
+    for name in [outputs] if isinstance(outputs, str) else outputs:
+        if name not in values:
+            raise InputError(_nothing_matches("outputs", name, values))
+        chosen.append(values[name])
+    return chosen
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """A phrase that offers the names nearest to *name*, for an error message; empty if none is near."""
+    close = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.5)
+    return f"; nearest: {', '.join(close)}" if close else ""
+
+
+def _nothing_matches(argument: str, name: str, values: dict[str, ir.Value]) -> str:
+    names = sorted(values)
+    near = nearest(name, names) or f"; the model has, for instance, {', '.join(names[:5])}"
+    return f"`{argument}`: nothing in the model matches {name!r}{near}"
+
+
+def _matching(pattern: str, values: Iterable[ir.Value]) -> list[ir.Value]:
+    return [value for value in values if fnmatch.fnmatchcase(value.name or "", pattern)]
+
+
+def _values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    return {value.name: value for value in values if value.name}
+
+
+def _signals(graph: ir.Graph) -> set[ir.Value]:
+    """Values that carry the data: float graph inputs, table look-ups by an index, and all that depends on them."""
+    signals = {value for value in graph.inputs if is_float(value)}
+    for node in graph:
+        looked_up = node.op_type == "Gather" and node.inputs[0] is not None and _is_weight_table(node.inputs[0])
+        subgraph = any(attr.type == ir.AttributeType.GRAPH for attr in node.attributes.values())
+        if looked_up or subgraph or any(value in signals for value in node.inputs):
+            signals.update(value for value in node.outputs if is_float(value))
+    return signals
+
+
+def _is_weight_table(value: ir.Value) -> bool:
+    return value.is_initializer() and is_float(value) and value.shape is not None and len(value.shape) >= 2
+
+
+def _is_parameter(value: ir.Value, signals: set[ir.Value], rules: Registry) -> bool:
+    if not is_float(value) or value.const_value is None:
+        return False
+    if value.const_value.size <= 1 and not _MODULE_PATH.fullmatch(value.name or ""):
+        return False
+    if not any(_acts_as_weight(node, index, value, signals, rules) for node, index in value.uses()):
+        return False
+    return not _is_mask(value)
+
+
+def _acts_as_weight(node: ir.Node, index: int, value: ir.Value, signals: set[ir.Value], rules: Registry) -> bool:
+    entry = rules.get(node)
+    if isinstance(entry, Rule) and entry.inputs is not None and index not in entry.inputs:
+        return False
+    if index in _STATISTICS.get(node.op_type, ()):
+        return False
+    if index in _WEIGHT_INPUTS.get(node.op_type, ()):
+        return node.op_type != "Gather" or _is_weight_table(value) or node.outputs[0] in signals
+    if any(other in signals for other in node.inputs if other is not value):
+        return True
+    # A weight that is first reshaped, transposed, expanded, or scaled by constants, and then meets the data.
+    return any(
+        _acts_as_weight(consumer, position, output, signals, rules)
+        for output in node.outputs
+        if is_float(output) and output not in signals
+        for consumer, position in output.uses()
+    )
+
+
+def _is_mask(value: ir.Value) -> bool:
+    """Whether the values are those of a mask: two of them, 0 and a very negative one, or 0 and 1 in a square."""
+    assert value.const_value is not None
+    if any(node.op_type in _WEIGHT_INPUTS or node.op_type == "MatMul" for node, _ in value.uses()):
+        return False
+    array = np.asarray(value.const_value.numpy())
+    distinct = np.unique(array.reshape(-1)[: 1 << 16]).astype(np.float64)
+    if len(distinct) > 2 or 0.0 not in distinct:
+        return False
+    if distinct.min() < _MASKED:
+        return True
+    square = array.ndim >= 2 and array.shape[-1] == array.shape[-2]
+    return square and len(distinct) == 2 and distinct.max() == 1.0

@@ -1,0 +1,52 @@
+"""The pipeline: passes run one after the other, each recorded, each observable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did: nodes of the graph before and after (subgraphs included), and its wall time in seconds."""
+
+    name: str
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+
+
+OnPass = Callable[[PassRecord, ir.Model], None]
+"""Called after each pass with its record and the model as it is then (not to be changed)."""
+
+
+class Pipeline:
+    """Runs passes on one model and keeps a record of each."""
+
+    def __init__(self, model: ir.Model, on_pass: OnPass | None = None) -> None:
+        self.model = model
+        self.records: list[PassRecord] = []
+        self._on_pass = on_pass
+
+    def run(self, passes: Iterable[ir.passes.PassBase]) -> None:
+        """Run *passes* in order; an `onnxgrad.Error` that one raises comes out as itself."""
+        for step in passes:
+            self.step(type(step).__name__, lambda step=step: step.call(self.model))  # type: ignore[misc]
+
+    def step(self, name: str, action: Callable[[], object]) -> None:
+        """Run *action*, which changes the model in place, as the pass *name*."""
+        before, start = count_nodes(self.model), time.perf_counter()
+        action()
+        seconds = time.perf_counter() - start
+        record = PassRecord(name, before, count_nodes(self.model), seconds)
+        self.records.append(record)
+        if self._on_pass is not None:
+            self._on_pass(record, self.model)
+
+
+def count_nodes(model: ir.Model) -> int:
+    """The number of nodes in the graph and its subgraphs."""
+    return sum(1 for _ in model.graph.all_nodes())

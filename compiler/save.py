@@ -1,0 +1,71 @@
+"""Writing of files: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+EXTERNAL_DATA_THRESHOLD = 1 << 30
+"""Models whose weights take more bytes than this keep them in a second file (protobuf ends at 2 GB)."""
+
+
+def save_model(model: ir.Model, path: Path) -> None:
+    """Write *model* to *path*; large weights go to `<name>.data` beside it. Raises OSError when it cannot."""
+    weights = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+    )
+    with _staging(path) as staging:
+        staged = staging / path.name
+        if weights > EXTERNAL_DATA_THRESHOLD:
+            ir.save(model, staged, external_data=f"{path.name}.data")
+        else:
+            # Weights that lie in the source model's own external data move into the file.
+            staged.write_bytes(ir.to_proto(_with_data_inside(model)).SerializeToString())
+
+
+def save_proto(proto: onnx.ModelProto, path: Path) -> None:
+    """As `save_model`, for a model that must stay byte for byte what it is."""
+    if proto.ByteSize() > EXTERNAL_DATA_THRESHOLD:
+        save_model(ir.from_proto(proto), path)
+    else:
+        write_file(path, proto.SerializeToString())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write *data* to *path*, whole or not at all. Raises OSError when it cannot."""
+    with _staging(path) as staging:
+        (staging / path.name).write_bytes(data)
+
+
+@contextlib.contextmanager
+def _staging(path: Path) -> Iterator[Path]:
+    """A folder on the same disk whose files move to the folder of *path* when the block ends without an error.
+
+    The file *path* itself moves last, so that it never refers to data that is not there yet.
+    """
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield staging
+        for staged in sorted(staging.iterdir(), key=lambda file: file.name == path.name):
+            with staged.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(staged, path.parent / staged.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _with_data_inside(model: ir.Model) -> ir.Model:
+    if not any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values()):
+        return model
+    model = model.clone()
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+    return model

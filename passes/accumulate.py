@@ -1,0 +1,76 @@
+"""Accumulation: each gradient output adds to a buffer that comes in, fused into the matrix product that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from .differentiate import PASS
+
+
+def accumulate(graph: ir.Graph, buffers: Mapping[ir.Value, str]) -> dict[ir.Value, ir.Value]:
+    """Replace the graph outputs that are keys of *buffers* by their sums with new graph inputs of the given names.
+
+    The sums take over the outputs' names. A gradient that comes straight out of a Gemm is accumulated by that
+    Gemm (`beta=1`), which costs nothing extra.
+
+    Returns:
+        for each new output its buffer input.
+    """
+    partners = {}
+    for gradient, name in buffers.items():
+        buffer = ir.Value(name=name, type=gradient.type, shape=gradient.shape)
+        graph.inputs.append(buffer)
+        partners[_fuse(gradient, buffer) or _add(graph, gradient, buffer)] = buffer
+    return partners
+
+
+def discard_buffers(graph: ir.Graph, buffers: Mapping[ir.Value, ir.Value]) -> None:
+    """The inverse of `accumulate`: *buffers* maps outputs to their buffer inputs; outputs become fresh gradients."""
+    for output, buffer in buffers.items():
+        node = output.producer()
+        assert node is not None
+        if node.op_type == "Gemm":
+            node.replace_input_with(2, None)
+        else:
+            (fresh,) = [value for value in node.inputs if value is not buffer]
+            assert fresh is not None
+            _take_over(graph, output, fresh, node)
+        graph.inputs.remove(buffer)
+
+
+def _fuse(gradient: ir.Value, buffer: ir.Value) -> ir.Value | None:
+    node = gradient.producer()
+    if node is None or node.op_type != "Gemm" or gradient.uses():
+        return None
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        return None
+    if len(node.inputs) == 2:
+        node.resize_inputs(3)
+    node.replace_input_with(2, buffer)
+    node.attributes.pop("beta", None)
+    return gradient
+
+
+def _add(graph: ir.Graph, gradient: ir.Value, buffer: ir.Value) -> ir.Value:
+    name = gradient.name
+    gradient.name = f"{name}.fresh"
+    node = ir.node(
+        "Add",
+        [buffer, gradient],
+        name=f"{name}/accumulate",
+        metadata_props={PASS: "accumulate"},
+        outputs=[ir.Value(name=name, type=gradient.type, shape=gradient.shape)],
+    )
+    graph.append(node)
+    graph.outputs[graph.outputs.index(gradient)] = node.outputs[0]
+    return node.outputs[0]
+
+
+def _take_over(graph: ir.Graph, output: ir.Value, fresh: ir.Value, node: ir.Node) -> None:
+    """Make *fresh* the graph output in the place of *output*, under its name, and drop *node*."""
+    name = output.name
+    graph.outputs[graph.outputs.index(output)] = fresh
+    graph.remove(node, safe=True)
+    fresh.name = name
