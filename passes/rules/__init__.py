@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..registry import Registry
-from . import elementwise, reductions, shapes
+from . import einsum, elementwise, matrix, reductions, shapes
 
-BUILTIN_RULES = Registry(elementwise.rules, reductions.rules, shapes.rules)
+BUILTIN_RULES = Registry(einsum.rules, elementwise.rules, matrix.rules, reductions.rules, shapes.rules)
 """Every rule and declaration that onnxgrad ships."""
