@@ -28,9 +28,7 @@ class JointBuilder:
         self._model = model
         self._graph = model.graph
         self._differentiated = list(differentiated)
-        self._inputs: dict[str, tuple[Role, str | None]] = {
-            str(v.name): ("input", None) for v in model.graph.inputs
-        }
+        self._inputs: dict[str, tuple[Role, str | None]] = {str(v.name): ("input", None) for v in model.graph.inputs}
         self._outputs: dict[str, tuple[Role, str | None]] = {}
         for value in model.graph.outputs:
             self._outputs[str(value.name)] = ("output", None)
@@ -79,8 +77,7 @@ class JointBuilder:
         return Signature(
             "grad",
             tuple(
-                _port(value, *self._inputs[str(value.name)], optional=value.is_initializer())
-                for value in graph.inputs
+                _port(value, *self._inputs[str(value.name)], optional=value.is_initializer()) for value in graph.inputs
             ),
             tuple(_port(value, *self._outputs[str(value.name)]) for value in graph.outputs),
         )

@@ -70,6 +70,5 @@ def fix_dims(graph: ir.Graph, sizes: Mapping[str, int]) -> None:
     for value in (*graph.inputs, *inner):
         if value.shape is not None:
             value.shape = ir.Shape(
-                dim if isinstance(dim, int) or dim.value is None else dim.evaluate(dict(sizes))
-                for dim in value.shape
+                dim if isinstance(dim, int) or dim.value is None else dim.evaluate(dict(sizes)) for dim in value.shape
             )

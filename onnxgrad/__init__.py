@@ -1,0 +1,76 @@
+"""onnxgrad: a static autodiff compiler for ONNX.
+
+A forward model goes in; a joint graph comes out, which computes the forward values and the gradients in standard
+operators, so that the ordinary ONNX Runtime trains it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compiler import losses
+    from .compiler.losses import Loss
+    from .compiler.signature import Port, Signature
+    from .passes.errors import Error, InputError, InvalidModelError, UnsupportedError
+    from .passes.registry import Registry
+    from .passes.rules import BUILTIN_RULES
+    from .program import Program, compile, load
+    from .runtime.optimizer import SGD, Adam, AdamW
+    from .runtime.session import Session
+    from .runtime.trainer import Trainer
+
+_HOMES = {
+    "compile": ".program",
+    "load": ".program",
+    "Program": ".program",
+    "Error": ".passes.errors",
+    "InputError": ".passes.errors",
+    "InvalidModelError": ".passes.errors",
+    "UnsupportedError": ".passes.errors",
+    "Registry": ".passes.registry",
+    "BUILTIN_RULES": ".passes.rules",
+    "Loss": ".compiler.losses",
+    "losses": ".compiler",
+    "Port": ".compiler.signature",
+    "Signature": ".compiler.signature",
+    "Session": ".runtime.session",
+    "SGD": ".runtime.optimizer",
+    "Adam": ".runtime.optimizer",
+    "AdamW": ".runtime.optimizer",
+    "Trainer": ".runtime.trainer",
+}
+
+__all__ = [
+    "BUILTIN_RULES",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Error",
+    "InputError",
+    "InvalidModelError",
+    "Loss",
+    "Port",
+    "Program",
+    "Registry",
+    "Session",
+    "Signature",
+    "Trainer",
+    "UnsupportedError",
+    "compile",
+    "load",
+    "losses",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: the command line answers fast, and compiling needs no runtime."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name], __name__)
+    return importlib.import_module(f"{_HOMES[name]}.{name}", __name__) if name == "losses" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

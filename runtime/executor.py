@@ -1,0 +1,145 @@
+"""One ONNX Runtime session over one graph, with its parameters and gradient buffers bound by address."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from ..compiler.save import EXTERNAL_DATA_THRESHOLD, save_model
+from ..compiler.signature import Port, Signature
+from ..passes.errors import Error
+from .buffers import Buffers, np_dtype
+from .device import Device, Provider
+
+_ELEMENT_TYPES = {"bfloat16": int(ir.DataType.BFLOAT16)}
+
+
+class Executor:
+    """Runs one graph of a program.
+
+    Attributes:
+        signature: of the joint graph that the graph belongs to.
+        ports: the signature's inputs that this graph has.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        signature: Signature,
+        *,
+        providers: Sequence[Provider],
+        options: ort.SessionOptions | None,
+        device: Device,
+    ) -> None:
+        self.signature = signature
+        self._device = device
+        self._session = _create(model, providers, options or _default_options())
+        names = {value.name for value in model.graph.inputs}
+        self.ports = [port for port in signature.inputs if port.name in names]
+        outputs = {value.name for value in model.graph.outputs}
+        self._outputs = [port for port in signature.outputs if port.name in outputs]
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray | ort.OrtValue],
+        parameters: Buffers,
+        grads: Buffers | None = None,
+        *,
+        as_ortvalues: bool = False,
+    ) -> dict[str, Any]:
+        """Run the graph on *feeds*, the *parameters* and, if it accumulates, the gradient buffers *grads*.
+
+        Returns:
+            the outputs that are no buffers, by name: NumPy arrays, or OrtValues on the session's device.
+        """
+        binding = self._session.io_binding()
+        fresh: dict[str, ort.OrtValue] = {}
+        for port in self.ports:
+            if port.role == "parameter":
+                self._bind_buffer(binding.bind_input, port, parameters, port.name)
+            elif port.role == "grad_buffer":
+                assert grads is not None
+                self._bind_buffer(binding.bind_input, port, grads, str(port.of))
+        for name, array in feeds.items():
+            if isinstance(array, ort.OrtValue):
+                binding.bind_ortvalue_input(name, array)
+            else:
+                binding.bind_cpu_input(name, array)
+        for port in self._outputs:
+            if port.role != "grad_buffer":
+                self._bind_result(binding, port, fresh, on_device=as_ortvalues)
+            elif port.in_place:
+                assert grads is not None
+                self._bind_buffer(binding.bind_output, port, grads, str(port.of))
+            else:
+                self._bind_result(binding, port, fresh, on_device=True)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise Error(f"ONNX Runtime could not run the graph: {_reason(error)}") from error
+        results = dict(zip((port.name for port in self._outputs), binding.get_outputs(), strict=True))
+        results.update(fresh)
+        for port in self._outputs:
+            if port.role == "grad_buffer":
+                value = results.pop(port.name)
+                if not port.in_place:
+                    assert grads is not None
+                    grads[str(port.of)] = value.numpy()
+        return {name: value if as_ortvalues else _to_numpy(value) for name, value in results.items()}
+
+    def _bind_buffer(self, bind: Any, port: Port, buffers: Buffers, name: str) -> None:
+        element = _ELEMENT_TYPES.get(port.dtype) or np_dtype(port.dtype).type
+        shape = list(buffers.layout.slots[name].shape)
+        bind(port.name, self._device.kind, self._device.index, element, shape, buffers.address(name))
+
+    def _bind_result(
+        self, binding: ort.IOBinding, port: Port, fresh: dict[str, ort.OrtValue], *, on_device: bool
+    ) -> None:
+        """Let the runtime allocate an output; where the size of one is known, on the CPU, hand it memory instead."""
+        static = port.shape is not None and all(isinstance(dim, int) for dim in port.shape)
+        if self._device.kind == "cpu" and static and np_dtype(port.dtype).kind in "fiub":
+            assert port.shape is not None
+            array = np.empty([int(dim) for dim in port.shape if dim is not None], np_dtype(port.dtype))
+            fresh[port.name] = ort.OrtValue.ortvalue_from_numpy(array)
+            binding.bind_ortvalue_output(port.name, fresh[port.name])
+        else:
+            kind = self._device.kind if on_device else "cpu"
+            binding.bind_output(port.name, kind, self._device.index if kind != "cpu" else 0)
+
+
+def _to_numpy(value: ort.OrtValue) -> np.ndarray:
+    array = value.numpy()
+    return array if array.flags.owndata or array.base is not None else array.copy()
+
+
+def _create(model: ir.Model, providers: Sequence[Provider], options: ort.SessionOptions) -> ort.InferenceSession:
+    weights = [v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None]
+    try:
+        if sum(weights) <= EXTERNAL_DATA_THRESHOLD:
+            return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=list(providers))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            save_model(model, path)
+            return ort.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:
+        raise Error(f"ONNX Runtime could not load the graph: {_reason(error)}") from error
+
+
+def _default_options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # The memory pattern planner keeps one block for the largest batch seen; without it peak memory is a quarter to
+    # a third lower at no cost in time.
+    options.enable_mem_pattern = False
+    return options
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,107 @@
+"""What a caller feeds: arrays checked against the signature before they reach the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from ..compiler.parameters import nearest
+from ..compiler.signature import Port
+from ..passes.errors import InputError
+from .buffers import np_dtype
+
+Array = Any
+"""A NumPy array, an OrtValue, or anything with `__dlpack__` (a PyTorch tensor, a JAX array)."""
+
+_ORT_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
+    "tensor(bool)": "bool",
+    "tensor(string)": "str",
+}
+
+
+def check_feeds(ports: Iterable[Port], arrays: Mapping[str, Array]) -> dict[str, np.ndarray | ort.OrtValue]:
+    """Bring *arrays* into a form that can be bound, and hold them against *ports*.
+
+    Raises InputError for a name that is missing or unknown, a dtype that differs, a shape that does not fit, or
+    two inputs that give one symbolic dim two sizes.
+    """
+    by_name = {port.name: port for port in ports}
+    for name in arrays:
+        if name not in by_name:
+            raise InputError(f"There is no input {name!r}{nearest(name, by_name) or _offer(by_name)}")
+    missing = [name for name, port in by_name.items() if name not in arrays and not port.optional]
+    if missing:
+        raise InputError(
+            f"Missing input{'s' * (len(missing) > 1)}: {', '.join(_describe(by_name[n]) for n in missing)}"
+        )
+    sizes: dict[str, tuple[int, str]] = {}
+    feeds = {}
+    for name, array in arrays.items():
+        feeds[name] = _as_bindable(array, name)
+        _check(by_name[name], feeds[name], sizes)
+    return feeds
+
+
+def dtype_of(array: np.ndarray | ort.OrtValue) -> str:
+    """The signature's name of the element type of *array*."""
+    if isinstance(array, np.ndarray):
+        return "str" if array.dtype.kind in "UOS" else array.dtype.name
+    kind = array.data_type()
+    return _ORT_TYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")"))
+
+
+def _as_bindable(array: Array, name: str) -> np.ndarray | ort.OrtValue:
+    if isinstance(array, ort.OrtValue):
+        return array
+    if isinstance(array, np.ndarray | np.generic | int | float | bool | list | tuple):
+        return np.ascontiguousarray(array).reshape(np.shape(array))
+    if hasattr(array, "__dlpack__"):
+        try:
+            return np.ascontiguousarray(np.from_dlpack(array))
+        except (BufferError, RuntimeError, TypeError):
+            return ort.OrtValue.from_dlpack(array)
+    raise InputError(f"Input {name!r} is a {type(array).__name__}; give a NumPy array, an OrtValue, or a DLPack tensor")
+
+
+def _check(port: Port, array: np.ndarray | ort.OrtValue, sizes: dict[str, tuple[int, str]]) -> None:
+    dtype = dtype_of(array)
+    if dtype != port.dtype:
+        fix = f"convert it with .astype({port.dtype!r})" if isinstance(array, np.ndarray) else "convert it"
+        raise InputError(f"Input {port.name!r} is {dtype}, but the graph takes {port.dtype}; {fix}")
+    shape = tuple(array.shape() if isinstance(array, ort.OrtValue) else array.shape)
+    if port.shape is None:
+        return
+    if len(shape) != len(port.shape):
+        raise InputError(f"Input {port.name!r} has shape {list(shape)}, but the graph takes {_describe(port)}")
+    for axis, (size, expected) in enumerate(zip(shape, port.shape, strict=True)):
+        if isinstance(expected, int) and size != expected:
+            raise InputError(
+                f"Input {port.name!r} has shape {list(shape)}, but the graph takes {_describe(port)}: "
+                f"axis {axis} is {size}, not {expected}"
+            )
+        if isinstance(expected, str) and expected.isidentifier():
+            first, owner = sizes.setdefault(expected, (size, port.name))
+            if first != size:
+                raise InputError(
+                    f"Inputs {owner!r} and {port.name!r} do not fit together: {expected!r} is {first} in one and "
+                    f"{size} in the other"
+                )
+
+
+def _describe(port: Port) -> str:
+    shape = "" if port.shape is None else "[" + ", ".join("?" if d is None else str(d) for d in port.shape) + "]"
+    return f"{port.name!r} ({port.dtype}{shape})"
+
+
+def _offer(ports: Mapping[str, Port]) -> str:
+    return f"; the graph takes {', '.join(_describe(port) for port in ports.values())}"
+
+
+__all__ = ["Array", "check_feeds", "dtype_of", "np_dtype"]

@@ -1,0 +1,211 @@
+"""A program loaded on a device: forward, gradients, accumulation."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from ..compiler.program import Program
+from ..compiler.save import save_proto
+from ..compiler.signature import Port
+from ..passes.errors import InputError
+from .buffers import Buffers, Layout
+from .device import Provider, device_of, resolve_providers
+from .executor import Executor
+from .feeds import Array, check_feeds
+
+Result = Any
+"""A NumPy array, or an OrtValue where `as_ortvalues=True`."""
+
+
+class Session:
+    """A program with its parameters, and their gradients, as buffers on one device.
+
+    `grad` and `run` may be called from many threads at once; `backward` calls wait for each other. Changing
+    parameters (an optimizer's step) while another thread runs is for the caller to avoid.
+
+    Attributes:
+        parameters: the parameters by name; on the CPU `session.parameters["fc.weight"]` is a view that may be
+            written to.
+        grads: what `backward` accumulated, by the parameters' names (or those of other members of `wrt`).
+        providers: the execution providers in use.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        providers: Sequence[Provider] | None = None,
+        options: ort.SessionOptions | None = None,
+    ) -> None:
+        """Place *program* on a device.
+
+        Args:
+            providers: in ONNX Runtime's own convention; CUDA where it is there, else the CPU, if None.
+            options: ONNX Runtime session options (threads, logging, profiling), used for every graph that runs.
+        """
+        self.program = program
+        self.providers = resolve_providers(providers)
+        self.device = device_of(self.providers)
+        self._options = options
+        self._executors: dict[str, Executor] = {}
+        self._build = threading.Lock()
+        self._backward = threading.Lock()
+        signature = program.signature
+        self._gradient_of = {str(p.of): p for p in signature.outputs if p.role in ("gradient", "grad_buffer")}
+        initial = program.parameters
+        shapes = [(name, array.dtype.name, array.shape) for name, array in initial.items()]
+        self.parameters = Buffers(Layout.of([shapes])[0], self.device)
+        self.parameters.update(initial)
+        self.grads = Buffers(self._gradient_layout(self.parameters.layout), self.device)
+
+    def run(self, inputs: Mapping[str, Array], *, as_ortvalues: bool = False) -> dict[str, Result]:
+        """The forward outputs alone, by name. No labels and no seeds are needed."""
+        executor = self._executor("forward")
+        feeds = self._feeds(executor, inputs, None)
+        return executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
+
+    def grad(
+        self,
+        inputs: Mapping[str, Array],
+        grad_outputs: Mapping[str, Array] | None = None,
+        *,
+        as_ortvalues: bool = False,
+    ) -> dict[str, Result]:
+        """Fresh gradients by the primal's name, nothing kept (`torch.autograd.grad`).
+
+        Args:
+            inputs: the graph inputs, and the labels if the program has a loss.
+            grad_outputs: the cotangents of the differentiated outputs by the outputs' names; an output with one
+                element needs none.
+
+        Raises InputError for anything that does not fit the signature.
+        """
+        return self.value_and_grad(inputs, grad_outputs, as_ortvalues=as_ortvalues)[1]
+
+    def value_and_grad(
+        self,
+        inputs: Mapping[str, Array],
+        grad_outputs: Mapping[str, Array] | None = None,
+        *,
+        as_ortvalues: bool = False,
+    ) -> tuple[dict[str, Result], dict[str, Result]]:
+        """As `grad`, with the outputs (and the loss) too, all from one run."""
+        executor = self._executor("grad")
+        feeds = self._feeds(executor, inputs, grad_outputs)
+        results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
+        gradients = {port.of: results.pop(port.name) for port in executor.signature.outputs_of("gradient")}
+        return results, {str(name): gradient for name, gradient in gradients.items()}
+
+    def backward(
+        self,
+        inputs: Mapping[str, Array],
+        grad_outputs: Mapping[str, Array] | None = None,
+        *,
+        as_ortvalues: bool = False,
+    ) -> dict[str, Result]:
+        """Add this call's gradients to `grads`, in place (`loss.backward()`), and return the outputs.
+
+        Raises InputError as `grad` does, and if something other than parameters of fixed shape was differentiated.
+        """
+        executor = self._executor("accumulate")
+        feeds = self._feeds(executor, inputs, grad_outputs)
+        unfit = [name for name in self._gradient_of if name not in self.grads]
+        if unfit:
+            raise InputError(
+                f"backward() accumulates into buffers of fixed size, but the gradient of {', '.join(unfit)} has a "
+                "symbolic shape; use grad(), or fix the dims with free_dims"
+            )
+        with self._backward:
+            return executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
+
+    def zero_grad(self) -> None:
+        """Clear `grads`."""
+        self.grads.fill_zero()
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the forward model with the parameters as they are now: the original file, with other weights."""
+        save_proto(self.program.original(dict(self.parameters.items())), Path(path))
+
+    def arrange(self, groups: Sequence[Sequence[str]], *, block: int) -> list[dict[str, range]]:
+        """Lay the parameters (and gradients) out group by group, so that an optimizer updates each as one range.
+
+        Args:
+            groups: parameter names; those in no group come last.
+            block: each group is padded to a multiple of so many elements; the padding is zero and stays zero.
+
+        Returns:
+            for each group the range of elements it occupies in the flat buffer of each dtype.
+        """
+        slots = self.parameters.layout.slots
+        chosen = {name for group in groups for name in group}
+        rest = [name for name in slots if name not in chosen]
+        described = [[(name, slots[name].dtype, slots[name].shape) for name in group] for group in [*groups, rest]]
+        layout, ranges = Layout.of(described, block=block)
+        self.parameters = _moved(self.parameters, layout)
+        self.grads = _moved(self.grads, self._gradient_layout(layout))
+        return ranges[: len(groups)]
+
+    def _gradient_layout(self, parameters: Layout) -> Layout:
+        """The layout of the parameters, so that both line up; gradients of inputs and inner values come behind."""
+        others = [
+            (name, port.dtype, tuple(int(dim) for dim in port.shape))
+            for name, port in self._gradient_of.items()
+            if name not in parameters.slots
+            and port.shape is not None
+            and all(isinstance(dim, int) for dim in port.shape)
+        ]
+        behind, _ = Layout.of([others])
+        slots = dict(parameters.slots)
+        lengths = dict(parameters.lengths)
+        for name, slot in behind.slots.items():
+            slots[name] = type(slot)(slot.dtype, slot.offset + parameters.lengths.get(slot.dtype, 0), slot.shape)
+        for dtype, length in behind.lengths.items():
+            lengths[dtype] = lengths.get(dtype, 0) + length
+        return Layout(slots, lengths)
+
+    def _executor(self, kind: str) -> Executor:
+        """The runtime session of one part of the program, built when it is first needed."""
+        with self._build:
+            if kind not in self._executors:
+                program = self.program if kind == "forward" else self.program.with_mode(kind)  # type: ignore[arg-type]
+                model = self.program.forward() if kind == "forward" else program.executable()
+                self._executors[kind] = Executor(
+                    model, program.signature, providers=self.providers, options=self._options, device=self.device
+                )
+            return self._executors[kind]
+
+    def _feeds(
+        self, executor: Executor, inputs: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None
+    ) -> dict[str, np.ndarray | ort.OrtValue]:
+        fed = {port.name: port for port in executor.ports if port.role in ("input", "label")}
+        seeds = {str(port.of): port for port in executor.ports if port.role == "grad_output"}
+        given = dict(grad_outputs or {})
+        missing = [name for name, port in seeds.items() if not port.optional and name not in given]
+        if missing:
+            raise InputError(
+                f"Output {missing[0]!r} has more than one element, so its gradient needs a seed: "
+                f"pass grad_outputs={{{missing[0]!r}: …}} of its shape (ones for the gradient of its sum)"
+            )
+        unknown = [name for name in given if name not in seeds]
+        if unknown:
+            raise InputError(
+                f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
+            )
+        # Labels are not asked for when only the forward outputs are computed, but may be in the batch.
+        labels = {port.name for port in self.program.signature.inputs_of("label")} - set(fed)
+        arrays: dict[str, Array] = {name: array for name, array in inputs.items() if name not in labels}
+        ports: list[Port] = [*fed.values(), *(seeds[name] for name in given)]
+        return check_feeds(ports, {**arrays, **{seeds[name].name: array for name, array in given.items()}})
+
+
+def _moved(buffers: Buffers, layout: Layout) -> Buffers:
+    moved = Buffers(layout, buffers.device)
+    moved.update({name: np.array(array) for name, array in buffers.items()})
+    return moved
