@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from ..registry import Registry
-from . import einsum, elementwise, matrix, reductions, shapes
+from . import einsum, elementwise, indexing, matrix, padding, reductions, shapes, slicing, writing
 
-BUILTIN_RULES = Registry(einsum.rules, elementwise.rules, matrix.rules, reductions.rules, shapes.rules)
+BUILTIN_RULES = Registry(
+    einsum.rules,
+    elementwise.rules,
+    indexing.rules,
+    matrix.rules,
+    padding.rules,
+    reductions.rules,
+    shapes.rules,
+    slicing.rules,
+    writing.rules,
+)
 """Every rule and declaration that onnxgrad ships."""
