@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ..registry import Registry
-from . import einsum, elementwise, indexing, matrix, padding, reductions, shapes, slicing, writing
+from . import einsum, elementwise, indexing, losses, matrix, padding, reductions, shapes, slicing, writing
 
 BUILTIN_RULES = Registry(
     einsum.rules,
     elementwise.rules,
     indexing.rules,
+    losses.rules,
     matrix.rules,
     padding.rules,
     reductions.rules,

@@ -1,4 +1,4 @@
-"""Rules of the operators that read at computed positions: Gather, GatherElements, GatherND, Compress, TopK, Unique, OneHot.
+"""Rules of the operators that read at computed positions: the gathers, Compress, TopK, Unique, OneHot.
 
 A float16 cotangent of elements that may be read more than once is added up in float32.
 """

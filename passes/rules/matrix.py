@@ -37,9 +37,9 @@ def matmul(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
 
 @rules.vjp("Gemm", inputs=(0, 1, 2))
 def gemm(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
-    """d(alpha A' B' + beta C) = alpha dA' B' + alpha A' dB' + beta dC, where A' and B' are A and B, transposed if asked.
+    """d(alpha A' B' + beta C) = alpha dA' B' + alpha A' dB' + beta dC.
 
-    C is broadcast to the product, so its cotangent is summed back.
+    A' and B' are A and B, transposed if asked. C is broadcast to the product, so its cotangent is summed back.
     """
     op, a, b, c = n.op, n.required(0), n.required(1), n.input(2)
     alpha, beta = n.attr("alpha", 1.0), n.attr("beta", 1.0)

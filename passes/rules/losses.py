@@ -1,0 +1,119 @@
+"""Rules of the losses: SoftmaxCrossEntropyLoss, NegativeLogLikelihoodLoss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ..registry import Cotangent, Primal, Registry
+from ..tape import Tensor
+from .scattering import add_slices
+
+rules = Registry()
+
+
+@rules.vjp("SoftmaxCrossEntropyLoss", inputs=(0, 2))
+def softmax_cross_entropy_loss(n: Primal, dloss: Tensor | None, dlog_prob: Tensor | None = None) -> Sequence[Cotangent]:
+    """c (softmax(scores) - onehot(labels)), where c is the weight of each sample in the loss.
+
+    Samples whose label is `ignore_index` have zero gradient, also where all are ignored (PyTorch's convention).
+    """
+    op, scores = n.op, n.required(0)
+    log_prob = n.outputs[1] if len(n.outputs) > 1 and n.outputs[1].value.name else None
+
+    def cotangent() -> Tensor:
+        prob = op.Softmax(scores, axis=1) if log_prob is None else op.Exp(log_prob)
+        terms = []
+        if dloss is not None:
+            weight = _sample_weight(n, dloss)
+            labels = _labels(n).unsqueeze([1])
+            at_label = (op.GatherElements(prob, labels, axis=1) - 1) * weight
+            terms.append(op.ScatterElements(prob * weight, labels, at_label, axis=1))
+        if dlog_prob is not None:
+            terms.append(dlog_prob - prob * dlog_prob.sum([1], keepdims=True))
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+
+    def weights_cotangent() -> Tensor | None:
+        if dloss is None:
+            return None
+        return _weights_cotangent(n, dloss, op.LogSoftmax(scores, axis=1) if log_prob is None else log_prob)
+
+    return cotangent, None, weights_cotangent
+
+
+@rules.vjp("NegativeLogLikelihoodLoss", inputs=(0, 2))
+def negative_log_likelihood_loss(n: Primal, dloss: Tensor) -> Sequence[Cotangent]:
+    """-c at the label and zero at the other classes, where c is the weight of each sample in the loss.
+
+    Samples whose label is `ignore_index` have zero gradient, also where all are ignored (PyTorch's convention).
+    """
+    op, log_prob = n.op, n.required(0)
+
+    def cotangent() -> Tensor:
+        labels = _labels(n).unsqueeze([1])
+        weight = op.Expand(_sample_weight(n, dloss), labels.sizes())
+        return op.ScatterElements(op.zeros_like(log_prob), labels, -weight, axis=1)
+
+    return cotangent, None, lambda: _weights_cotangent(n, dloss, log_prob)
+
+
+def _labels(n: Primal) -> Tensor:
+    """The labels, with those to ignore (which need not be classes) made 0."""
+    ignored = _ignored(n)
+    labels = n.required(1)
+    return labels if ignored is None else n.op.Where(ignored, n.op.constant(0, labels.dtype), labels)
+
+
+def _ignored(n: Primal) -> Tensor | None:
+    """Which samples are ignored; None if the operator ignores none."""
+    ignore_index = n.attr("ignore_index")
+    return None if ignore_index is None else n.required(1).equals(ignore_index)
+
+
+def _class_weights(n: Primal) -> Tensor | None:
+    """The weight of each sample's class, zero for the ignored ones; None where all are 1."""
+    op, weights, ignored = n.op, n.input(2), _ignored(n)
+    dtype = _wide(n.required(0)).dtype
+    if weights is not None:
+        chosen = _wide(op.Gather(weights, _labels(n), axis=0))
+        return chosen if ignored is None else op.Where(ignored, op.constant(0, dtype), chosen)
+    return None if ignored is None else op.Not(ignored).cast(dtype)
+
+
+def _spread(n: Primal, dloss: Tensor) -> Tensor:
+    """The cotangent of each sample's weighted loss."""
+    dloss = _wide(dloss)
+    if n.attr("reduction", "mean") != "mean":
+        return dloss
+    weights = _class_weights(n)
+    return dloss / (n.required(1).count(dtype=dloss.dtype) if weights is None else weights.sum())
+
+
+def _sample_weight(n: Primal, dloss: Tensor) -> Tensor:
+    """The cotangent of each sample's loss, with the class axis inserted; a scalar where all are the same."""
+    op, ignored, weights = n.op, _ignored(n), _class_weights(n)
+    weight = _spread(n, dloss)
+    if weights is not None:
+        weight = weight * weights
+    if ignored is not None:
+        weight = op.Where(ignored, op.constant(0, weight.dtype), weight)
+    return (weight.unsqueeze([1]) if weight.rank else weight).cast(n.required(0).dtype)
+
+
+def _weights_cotangent(n: Primal, dloss: Tensor, log_prob: Tensor) -> Tensor:
+    """The losses (minus their mean, where that is the reduction) of each class's samples, added up."""
+    op, ignored, labels = n.op, _ignored(n), _labels(n)
+    loss = _wide(-op.GatherElements(log_prob, labels.unsqueeze([1]), axis=1).squeeze([1]))
+    if n.attr("reduction", "mean") == "mean":
+        loss = loss - _wide(n.outputs[0])
+    loss = loss * _spread(n, dloss)
+    if ignored is not None:
+        loss = op.Where(ignored, op.constant(0, loss.dtype), loss)
+    zeros = op.zeros_like(n.required(2)).cast(loss.dtype)
+    return add_slices(zeros, labels.reshape([-1]), loss.reshape([-1]), 0)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """*x* in a type in which a sum over all samples neither overflows nor rounds away: float32 for float16."""
+    return x.cast(ir.DataType.FLOAT) if x.dtype.bitwidth < 32 else x

@@ -1,0 +1,98 @@
+"""SoftmaxCrossEntropyLoss and NegativeLogLikelihoodLoss against their contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from .checking import check_rule
+
+SHAPES = [(3, 4), (2, 4, 3), (2, 3, 2, 2)]
+
+
+def sample(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).uniform(-1, 1, shape)
+
+
+def labels_for(shape: tuple[int, ...], ignore_index: int | None) -> np.ndarray:
+    labels = np.random.default_rng(3).integers(0, shape[1], (shape[0], *shape[2:]))
+    if ignore_index is not None:
+        labels.reshape(-1)[0] = ignore_index
+    return labels
+
+
+def oracle(
+    function: Callable[..., torch.Tensor], reduction: str, ignore_index: int | None
+) -> Callable[..., torch.Tensor]:
+    ignore = {} if ignore_index is None else {"ignore_index": ignore_index}
+
+    def loss(x: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        return function(x, labels.long(), weight, reduction=reduction, **ignore)
+
+    return loss
+
+
+def attributes_of(reduction: str, ignore_index: int | None) -> dict[str, object]:
+    ignore = {} if ignore_index is None else {"ignore_index": ignore_index}
+    return {"reduction": reduction, **ignore}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("ignore_index", [None, -100, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("op_type", "function"),
+    [("SoftmaxCrossEntropyLoss", F.cross_entropy), ("NegativeLogLikelihoodLoss", F.nll_loss)],
+)
+def test_losses(op_type, function, shape, reduction, ignore_index, weighted) -> None:
+    weights = [np.linspace(0.5, 2, shape[1])] if weighted else []
+    check_rule(
+        op_type,
+        [sample(*shape), labels_for(shape, ignore_index), *weights],
+        wrt=[0],
+        attributes=attributes_of(reduction, ignore_index),
+        torch_function=oracle(function, reduction, ignore_index),
+    )
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("ignore_index", [None, 1])
+@pytest.mark.parametrize("op_type", ["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"])
+def test_class_weights(op_type: str, reduction: str, ignore_index: int | None) -> None:
+    """PyTorch has no derivative with respect to the class weights: finite differences alone are the oracle."""
+    check_rule(
+        op_type,
+        [sample(4, 3, 2), labels_for((4, 3, 2), ignore_index).astype(np.int32), np.linspace(0.5, 2, 3)],
+        attributes=attributes_of(reduction, ignore_index),
+    )
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_log_prob_output(reduction: str, shape: tuple[int, ...]) -> None:
+    loss = oracle(F.cross_entropy, reduction, None)
+    check_rule(
+        "SoftmaxCrossEntropyLoss",
+        [sample(*shape), labels_for(shape, None)],
+        attributes={"reduction": reduction},
+        outputs=2,
+        torch_function=lambda x, labels: (loss(x, labels), F.log_softmax(x, 1)),
+    )
+
+
+@pytest.mark.parametrize("op_type", ["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"])
+def test_all_samples_ignored(op_type: str) -> None:
+    """The mean loss is 0/0, yet the gradient is zero, as PyTorch has it."""
+    function = F.cross_entropy if op_type.startswith("Softmax") else F.nll_loss
+    check_rule(
+        op_type,
+        [sample(2, 3), np.array([-1, -1])],
+        attributes={"ignore_index": -1},
+        torch_function=oracle(function, "mean", -1),
+        finite_differences=False,
+    )
