@@ -27,12 +27,17 @@ class Activity:
 
 
 def find_activity(
-    graph: ir.Graph, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value], rules: Registry
+    graph: ir.Graph,
+    wrt: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    rules: Registry,
+    *,
+    refuse: bool = True,
 ) -> Activity:
     """Mark the active values of *graph*.
 
-    Raises UnsupportedError that lists every node on the differentiated path which has no rule, each with the
-    reason.
+    Raises UnsupportedError, unless *refuse* is False, that lists every node on the differentiated path which
+    cannot be differentiated, each with the reason.
     """
     varied = set(wrt)
     for node in graph:
@@ -52,7 +57,15 @@ def find_activity(
             nodes.append(node)
     nodes.reverse()
 
-    _refuse_blockers(nodes, rules)
+    blockers = find_blockers(nodes, rules)
+    if blockers and refuse:
+        raise UnsupportedError(
+            f"{len(blockers)} node{'s' if len(blockers) > 1 else ''} on the differentiated path cannot be "
+            "differentiated:\n"
+            + "\n".join(f"  - {blocker}" for blocker in blockers)
+            + "\nRegister a rule for them (onnxgrad.Registry), or choose `wrt` and `outputs` so that the path "
+            "does not cross them."
+        )
     return Activity(
         values=frozenset(varied & useful),
         nodes=tuple(nodes),
@@ -113,7 +126,8 @@ def _carries(node: ir.Node, index: int, value: ir.Value, rules: Registry) -> boo
     return True
 
 
-def _refuse_blockers(nodes: Iterable[ir.Node], rules: Registry) -> None:
+def find_blockers(nodes: Iterable[ir.Node], rules: Registry) -> list[str]:
+    """Name those of *nodes* that cannot be differentiated, each with the reason."""
     blockers = []
     for node in nodes:
         entry = rules.get(node)
@@ -121,11 +135,4 @@ def _refuse_blockers(nodes: Iterable[ir.Node], rules: Registry) -> None:
             blockers.append(f"{describe(node)}: no rule is registered for this operator")
         elif not isinstance(entry, Rule):
             blockers.append(f"{describe(node)}: {entry.reason}")
-    if blockers:
-        raise UnsupportedError(
-            f"{len(blockers)} node{'s' if len(blockers) > 1 else ''} on the differentiated path cannot be "
-            "differentiated:\n"
-            + "\n".join(f"  - {blocker}" for blocker in blockers)
-            + "\nRegister a rule for them (onnxgrad.Registry), or choose `wrt` and `outputs` so that the path "
-            "does not cross them."
-        )
+    return blockers

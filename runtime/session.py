@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -65,9 +65,11 @@ class Session:
         self.parameters.update(initial)
         self.grads = Buffers(self._gradient_layout(self.parameters.layout), self.device)
 
-    def run(self, inputs: Mapping[str, Array], *, as_ortvalues: bool = False) -> dict[str, Result]:
-        """The forward outputs alone, by name. No labels and no seeds are needed."""
-        executor = self._executor("forward")
+    def run(
+        self, inputs: Mapping[str, Array], *, loss: bool = False, as_ortvalues: bool = False
+    ) -> dict[str, Result]:
+        """The forward outputs alone, by name, without seeds; with the *loss* if asked for, which needs the labels."""
+        executor = self._executor("loss" if loss else "forward")
         feeds = self._feeds(executor, inputs, None)
         return executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
 
@@ -170,12 +172,16 @@ class Session:
             lengths[dtype] = lengths.get(dtype, 0) + length
         return Layout(slots, lengths)
 
-    def _executor(self, kind: str) -> Executor:
+    def _executor(self, kind: Literal["forward", "loss", "grad", "accumulate"]) -> Executor:
         """The runtime session of one part of the program, built when it is first needed."""
         with self._build:
             if kind not in self._executors:
-                program = self.program if kind == "forward" else self.program.with_mode(kind)  # type: ignore[arg-type]
-                model = self.program.forward() if kind == "forward" else program.executable()
+                program = self.program
+                if kind in ("forward", "loss"):
+                    model = program.forward(loss=kind == "loss")
+                else:
+                    program = program.with_mode(kind)
+                    model = program.executable()
                 self._executors[kind] = Executor(
                     model, program.signature, providers=self.providers, options=self._options, device=self.device
                 )

@@ -1,0 +1,102 @@
+"""What is in a model: inputs, outputs, parameters, operators, and what would be active in a differentiation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from ..passes.activity import find_activity, find_blockers, is_float
+from ..passes.registry import Registry
+from ..passes.rules import BUILTIN_RULES
+from .load import ModelLike, load_model
+from .normalize import normalize
+from .operators import State, describe_entry
+from .pipeline import Pipeline, count_nodes
+from .signature import SIGNATURE_KEY, Signature
+
+
+@dataclass(frozen=True)
+class InspectedValue:
+    """A value, its type as text, and whether it would be active (depends on a parameter, reaches an output)."""
+
+    name: str
+    type: str
+    active: bool
+
+
+@dataclass(frozen=True)
+class InspectedOperator:
+    """How many nodes an operator has, how many of them are active, and the state of its derivative."""
+
+    operator: str
+    nodes: int
+    active: int
+    state: State
+    note: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The findings; *blockers* are the active nodes that cannot be differentiated, *signature* that of a joint graph."""
+
+    opset: int
+    producer: str | None
+    nodes: int
+    inputs: list[InspectedValue]
+    outputs: list[InspectedValue]
+    parameters: list[InspectedValue]
+    constants: list[InspectedValue]
+    operators: list[InspectedOperator]
+    blockers: list[str]
+    signature: Signature | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect_model(model: ModelLike, rules: Registry = BUILTIN_RULES) -> Inspection:
+    """Look into *model*. Raises as `compile` does for a model that cannot be read."""
+    loaded = load_model(model).model
+    opset, producer, nodes = loaded.opset_imports.get("", 0), loaded.producer_name, count_nodes(loaded)
+    text = loaded.metadata_props.get(SIGNATURE_KEY)
+    signature = None if text is None else Signature.from_json(text)
+    graph = loaded.graph
+    parameters = normalize(Pipeline(loaded), rules, {})
+    outputs = [value for value in graph.outputs if is_float(value)]
+    activity = find_activity(graph, parameters, outputs, rules, refuse=False)
+    constants = [v for v in graph.initializers.values() if is_float(v) and v not in parameters]
+
+    def described(values: list[ir.Value]) -> list[InspectedValue]:
+        return [InspectedValue(str(v.name), _type(v), v in activity.values) for v in values]
+
+    return Inspection(
+        opset,
+        producer,
+        nodes,
+        described(list(graph.inputs)),
+        described(list(graph.outputs)),
+        described(parameters),
+        described(constants),
+        _operators(graph, activity.nodes, rules),
+        find_blockers(activity.nodes, rules),
+        signature,
+    )
+
+
+def _operators(graph: ir.Graph, active: tuple[ir.Node, ...], rules: Registry) -> list[InspectedOperator]:
+    counts = Counter((node.domain, node.op_type) for node in graph.all_nodes())
+    actives = Counter((node.domain, node.op_type) for node in active)
+    examples = {(node.domain, node.op_type): node for node in graph.all_nodes()}
+    rows = []
+    for key, count in sorted(counts.items()):
+        state, note = describe_entry(rules.get(examples[key]))
+        rows.append(InspectedOperator(".".join(part for part in key if part), count, actives[key], state, note))
+    return rows
+
+
+def _type(value: ir.Value) -> str:
+    shape = "" if value.shape is None else str(value.shape)
+    return f"{value.dtype.name.lower() if value.dtype is not None else '?'}{shape}"

@@ -1,0 +1,66 @@
+"""`onnxgrad inspect`: what is in a model, and what of it can be differentiated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..compiler.inspection import Inspection
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A forward model or a joint graph.", metavar="MODEL.onnx")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Inputs, outputs, parameters, operators and their rules; the signature of a joint graph.
+
+    Example: `onnxgrad inspect model.onnx`
+    """
+    from ..compiler.inspection import inspect_model
+
+    found = inspect_model(model)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict()))
+    else:
+        _print(found, model)
+
+
+def _print(found: Inspection, path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"[bold]{path}[/bold]: opset {found.opset}, {found.nodes} nodes, from {found.producer or '?'}")
+    if found.signature is not None:
+        table = Table("name", "role", "type", "of", "partner", title=f"Joint graph, mode {found.signature.mode}")
+        for direction in (found.signature.inputs, found.signature.outputs):
+            for port in direction:
+                partner = f"{port.partner}{' (in place)' if port.in_place else ''}" if port.partner else ""
+                shape = "" if port.shape is None else list(port.shape)
+                table.add_row(port.name, port.role, f"{port.dtype}{shape}", port.of or "", partner)
+            table.add_section()
+        console.print(table)
+        return
+    values = Table("name", "kind", "type", title="Inputs and outputs")
+    for kind, described in (("input", found.inputs), ("output", found.outputs)):
+        for value in described:
+            values.add_row(value.name, kind, value.type)
+    console.print(values)
+    parameters = Table("parameter", "type", "active", title=f"{len(found.parameters)} parameters")
+    for value in found.parameters:
+        parameters.add_row(value.name, value.type, "yes" if value.active else "no: no output depends on it")
+    console.print(parameters)
+    if found.constants:
+        console.print(f"Constants (no parameters): {', '.join(value.name for value in found.constants)}")
+    operators = Table("operator", "nodes", "active", "state", "what it says", title="Operators")
+    for operator in found.operators:
+        operators.add_row(
+            operator.operator, str(operator.nodes), str(operator.active), operator.state, operator.note
+        )
+    console.print(operators)
+    for blocker in found.blockers:
+        console.print(f"[red]blocks the differentiated path:[/red] {blocker}")
