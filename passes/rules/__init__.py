@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from ..registry import Registry
-from . import einsum, elementwise, indexing, losses, matrix, padding, reductions, shapes, slicing, writing
+from . import (
+    activations,
+    cumulative,
+    declarations,
+    einsum,
+    elementary_functions,
+    elementwise,
+    indexing,
+    losses,
+    matrix,
+    padding,
+    reductions,
+    selection,
+    shapes,
+    slicing,
+    softmax,
+    writing,
+)
 
 BUILTIN_RULES = Registry(
+    activations.rules,
+    cumulative.rules,
+    declarations.rules,
     einsum.rules,
+    elementary_functions.rules,
     elementwise.rules,
     indexing.rules,
     losses.rules,
     matrix.rules,
     padding.rules,
     reductions.rules,
+    selection.rules,
     shapes.rules,
     slicing.rules,
+    softmax.rules,
     writing.rules,
 )
 """Every rule and declaration that onnxgrad ships."""

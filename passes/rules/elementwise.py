@@ -1,6 +1,8 @@
-"""Rules of the elementwise arithmetic operators."""
+"""Rules of the elementwise arithmetic operators and of the conversion between types."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
@@ -44,3 +46,23 @@ def div(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     """d(a / b) = da / b - (y / b) db."""
     b, y = n.required(1), n.outputs[0]
     return lambda: dy / b, lambda: -(dy * y / b)
+
+
+@rules.vjp("Mod", broadcasts=True)
+def mod(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
+    """d(a mod b) = da - k db, where k = (a - y) / b is the integer quotient; 0 contribution of its jumps."""
+    a, b, y = n.required(0), n.required(1), n.outputs[0]
+    return lambda: dy, lambda: -(dy * n.op.Round((a - y) / b))
+
+
+@rules.vjp("Sum", broadcasts=True)
+def sum_(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
+    """d(Σ a) = Σ da."""
+    return [lambda: dy] * len(n.inputs)
+
+
+@rules.vjp("Mean", broadcasts=True)
+def mean(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
+    """d(Σ a / n) = Σ da / n."""
+    share = dy * (1 / len(n.inputs))
+    return [lambda: share] * len(n.inputs)

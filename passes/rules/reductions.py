@@ -1,6 +1,12 @@
-"""Rules of the reductions."""
+"""Rules of the reductions.
+
+With no axes at all (`noop_with_empty_axes`) a reduction still applies its elementwise part, as the ONNX
+specification says: ReduceSumSquare squares, ReduceL1 takes absolute values. The rules hold there too.
+"""
 
 from __future__ import annotations
+
+import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
@@ -18,20 +24,102 @@ def reduce_sum(n: Primal, dy: Tensor) -> Cotangent:
 def reduce_mean(n: Primal, dy: Tensor) -> Cotangent:
     """The cotangent, divided by the number of averaged elements, is repeated along the averaged axes."""
     x = n.required(0)
+    # In float16 the count itself may overflow.
+    dtype = ir.DataType.FLOAT if x.dtype == ir.DataType.FLOAT16 else x.dtype
 
     def cotangent() -> Tensor:
-        spread = restore_reduced_axes(n, dy)
-        return (spread / reduced_count(n)).expand_like(x)
+        share = (dy.cast(dtype) / reduced_count(n, dtype)).cast(x.dtype)
+        return restore_reduced_axes(n, share).expand_like(x)
 
     return cotangent
 
 
-def reduced_axes(n: Primal) -> list[int] | None:
-    """The static axes that a Reduce* node reduces over; None where they are computed in the graph."""
-    axes = n.input(1)
+@rules.vjp("ReduceMax", "ReduceMin", inputs=(0,))
+def reduce_extremum(n: Primal, dy: Tensor) -> Cotangent:
+    """The cotangent goes to the extremum, in equal parts to all elements that tie (as `torch.amax`)."""
+    op, x = n.op, n.required(0)
+
+    def cotangent() -> Tensor:
+        picked = x.equals(restore_reduced_axes(n, n.outputs[0]))
+        ties = picked.cast(x.dtype).sum(reduced_axes(n), keepdims=True)
+        return op.Where(picked, restore_reduced_axes(n, dy) / ties, op.constant(0, x.dtype))
+
+    return cotangent
+
+
+@rules.vjp("ReduceProd", inputs=(0,))
+def reduce_prod(n: Primal, dy: Tensor) -> Cotangent:
+    """Each element gets dy times the product of the others: y / x, or, where x = 0, the product without it.
+
+    That is exact for any number of zeros. Its own derivative is, unless two or more factors of one product are
+    0 (then it is 0, as PyTorch's is).
+    """
+    op, x = n.op, n.required(0)
+
+    def cotangent() -> Tensor:
+        zero, one = op.constant(0, x.dtype), op.constant(1, x.dtype)
+        is_zero = x.equals(0)
+        nonzero = op.Where(is_zero, one, x)
+        zeros = is_zero.cast(x.dtype).sum(reduced_axes(n), keepdims=True)
+        without_zero = op.Where(zeros.equals(1), _product(nonzero, reduced_axes(n)), zero)
+        others = op.Where(is_zero, without_zero, restore_reduced_axes(n, n.outputs[0]) / nonzero)
+        return restore_reduced_axes(n, dy) * others
+
+    return cotangent
+
+
+@rules.vjp("ReduceL1", inputs=(0,))
+def reduce_l1(n: Primal, dy: Tensor) -> Cotangent:
+    """d(Σ |x|) = Σ sign(x) dx, with 0 at 0."""
+    return lambda: restore_reduced_axes(n, dy) * n.op.Sign(n.required(0))
+
+
+@rules.vjp("ReduceL2", inputs=(0,))
+def reduce_l2(n: Primal, dy: Tensor) -> Cotangent:
+    """d(√Σ x²) = Σ x / y dx, with 0 where y = 0."""
+    op, y = n.op, n.outputs[0]
+
+    def cotangent() -> Tensor:
+        norm = op.Where(y.equals(0), op.constant(1, y.dtype), y)
+        return restore_reduced_axes(n, dy / norm) * n.required(0)
+
+    return cotangent
+
+
+@rules.vjp("ReduceSumSquare", inputs=(0,))
+def reduce_sum_square(n: Primal, dy: Tensor) -> Cotangent:
+    """d(Σ x²) = Σ 2 x dx."""
+    return lambda: restore_reduced_axes(n, dy * 2) * n.required(0)
+
+
+@rules.vjp("ReduceLogSum", inputs=(0,))
+def reduce_log_sum(n: Primal, dy: Tensor) -> Cotangent:
+    """d(ln Σ x) = Σ e⁻ʸ dx."""
+    return lambda: restore_reduced_axes(n, dy / n.op.Exp(n.outputs[0])).expand_like(n.required(0))
+
+
+@rules.vjp("ReduceLogSumExp", inputs=(0,))
+def reduce_log_sum_exp(n: Primal, dy: Tensor) -> Cotangent:
+    """d(ln Σ eˣ) = Σ eˣ⁻ʸ dx."""
+    y = n.outputs[0]
+    return lambda: restore_reduced_axes(n, dy) * n.op.Exp(n.required(0) - restore_reduced_axes(n, y))
+
+
+def reduced_axes(n: Primal) -> list[int] | Tensor:
+    """The axes that a Reduce* node reduces over, non-negative: a list, or a 1-D tensor where they are computed."""
+    op, x, axes = n.op, n.required(0), n.input(1)
+    noop = n.attr("noop_with_empty_axes", 0)
     if axes is None or axes.static_shape == (0,):
-        return [] if n.attr("noop_with_empty_axes", 0) else list(range(n.required(0).rank))
-    return n.axes(1)
+        return [] if noop else list(range(x.rank))
+    static = n.axes(1)
+    if static is not None:
+        return static
+    axes = op.Where(axes < 0, axes + x.rank, axes)
+    if axes.static_shape is None and not noop:
+        # They may turn out to be empty, which means all.
+        empty = op.Size(axes).equals(0)
+        axes = op.Concat(axes, op.Compress(op.ints(range(x.rank)), op.Expand(empty, op.ints([x.rank]))), axis=0)
+    return axes
 
 
 def restore_reduced_axes(n: Primal, reduced: Tensor) -> Tensor:
@@ -39,23 +127,21 @@ def restore_reduced_axes(n: Primal, reduced: Tensor) -> Tensor:
     if n.attr("keepdims", 1):
         return reduced
     axes = reduced_axes(n)
-    if axes is not None:
+    if isinstance(axes, list):
         return reduced.unsqueeze(axes)
-    return n.op.Reshape(reduced, _kept_sizes(n), allowzero=1)
+    restored = n.op.Unsqueeze(reduced, axes)
+    restored.value.shape = ir.Shape([None] * n.required(0).rank)
+    return restored
 
 
-def reduced_count(n: Primal) -> Tensor:
-    """How many elements a Reduce* node folds into each element of its output: a scalar of the input's dtype."""
+def reduced_count(n: Primal, dtype: ir.DataType) -> Tensor:
+    """How many elements a Reduce* node folds into each element of its output: a scalar in *dtype*."""
     x, axes = n.required(0), reduced_axes(n)
-    if axes is not None:
-        return x.count(axes)
-    sizes = n.op.Gather(n.op.Shape(x), n.op.Where(n.required(1) < 0, n.required(1) + x.rank, n.required(1)))
-    count = n.op.ReduceProd(sizes, keepdims=0)
-    return count.cast(x.dtype)
+    if isinstance(axes, list):
+        return x.count(axes, dtype=dtype)
+    return n.op.ReduceProd(n.op.Gather(n.op.Shape(x), axes), keepdims=0).cast(dtype)
 
 
-def _kept_sizes(n: Primal) -> Tensor:
-    """The shape of the input with 1 at the axes that are computed in the graph."""
-    op, x, axes = n.op, n.required(0), n.required(1)
-    ones = op.Expand(op.ints([1]), op.Shape(axes))
-    return op.ScatterElements(op.Shape(x), op.Where(axes < 0, axes + x.rank, axes), ones, axis=0)
+def _product(x: Tensor, axes: list[int] | Tensor) -> Tensor:
+    axes = axes if isinstance(axes, Tensor) else x.op.ints(axes)
+    return x.op.ReduceProd(x, axes, keepdims=1, noop_with_empty_axes=1)
