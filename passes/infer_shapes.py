@@ -31,6 +31,9 @@ class NodeInference:
         function = registry.get(node.domain, node.op_type, version=self._opset)
         if function is None:
             return
+        for value in node.inputs:
+            if value is not None:
+                self._context.name_anonymous_dims(value)
         try:
             function(self._context, node)
         except Exception as error:

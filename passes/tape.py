@@ -130,6 +130,10 @@ class Tensor:
         """Mean over *axes* (all of them if None; itself if there are none)."""
         return self._reduce("ReduceMean", axes, keepdims)
 
+    def prod(self, axes: Sequence[int] | Tensor | None = None, *, keepdims: bool = False) -> Tensor:
+        """Product over *axes* (all of them if None; itself if there are none)."""
+        return self._reduce("ReduceProd", axes, keepdims)
+
     def _reduce(self, op_type: str, axes: Sequence[int] | Tensor | None, keepdims: bool) -> Tensor:
         if axes is None:
             return self.op.emit(op_type, self, keepdims=int(keepdims))
@@ -137,7 +141,11 @@ class Tensor:
             if not axes:
                 return self
             axes = self.op.ints(sorted(axis % self.rank for axis in axes))
-        return self.op.emit(op_type, self, axes, keepdims=int(keepdims), noop_with_empty_axes=1)
+        reduced = self.op.emit(op_type, self, axes, keepdims=int(keepdims), noop_with_empty_axes=1)
+        if keepdims and reduced.value.shape is None:
+            # Inference gives up on axes that are computed in the graph, but the rank stays.
+            reduced.value.shape = ir.Shape([None] * self.rank)
+        return reduced
 
     def transpose(self, perm: Sequence[int]) -> Tensor:
         """Permute the axes; itself for the identity permutation."""

@@ -61,7 +61,7 @@ def reduce_prod(n: Primal, dy: Tensor) -> Cotangent:
         is_zero = x.equals(0)
         nonzero = op.Where(is_zero, one, x)
         zeros = is_zero.cast(x.dtype).sum(reduced_axes(n), keepdims=True)
-        without_zero = op.Where(zeros.equals(1), _product(nonzero, reduced_axes(n)), zero)
+        without_zero = op.Where(zeros.equals(1), nonzero.prod(reduced_axes(n), keepdims=True), zero)
         others = op.Where(is_zero, without_zero, restore_reduced_axes(n, n.outputs[0]) / nonzero)
         return restore_reduced_axes(n, dy) * others
 
@@ -140,8 +140,3 @@ def reduced_count(n: Primal, dtype: ir.DataType) -> Tensor:
     if isinstance(axes, list):
         return x.count(axes, dtype=dtype)
     return n.op.ReduceProd(n.op.Gather(n.op.Shape(x), axes), keepdims=0).cast(dtype)
-
-
-def _product(x: Tensor, axes: list[int] | Tensor) -> Tensor:
-    axes = axes if isinstance(axes, Tensor) else x.op.ints(axes)
-    return x.op.ReduceProd(x, axes, keepdims=1, noop_with_empty_axes=1)
