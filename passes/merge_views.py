@@ -1,0 +1,111 @@
+"""Chains of nodes that only rearrange or convert a value become one node."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+
+from .rewriting import Rewriter, RewriteRule, have_same_shape, int_attribute, produced_by, static_shape
+
+_RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+"""Operators that keep the elements and their order."""
+
+_T = ir.DataType
+_HOLDS = {
+    _T.BOOL: {_T.UINT8, _T.INT8, _T.UINT16, _T.INT16, _T.UINT32, _T.INT32, _T.UINT64, _T.INT64}
+    | {_T.FLOAT16, _T.BFLOAT16, _T.FLOAT, _T.DOUBLE},
+    _T.UINT8: {_T.UINT16, _T.INT16, _T.UINT32, _T.INT32, _T.UINT64, _T.INT64}
+    | {_T.FLOAT16, _T.BFLOAT16, _T.FLOAT, _T.DOUBLE},
+    _T.INT8: {_T.INT16, _T.INT32, _T.INT64, _T.FLOAT16, _T.BFLOAT16, _T.FLOAT, _T.DOUBLE},
+    _T.UINT16: {_T.UINT32, _T.INT32, _T.UINT64, _T.INT64, _T.FLOAT, _T.DOUBLE},
+    _T.INT16: {_T.INT32, _T.INT64, _T.FLOAT, _T.DOUBLE},
+    _T.UINT32: {_T.UINT64, _T.INT64, _T.DOUBLE},
+    _T.INT32: {_T.INT64, _T.DOUBLE},
+    _T.FLOAT16: {_T.FLOAT, _T.DOUBLE},
+    _T.BFLOAT16: {_T.FLOAT, _T.DOUBLE},
+    _T.FLOAT: {_T.DOUBLE},
+}
+"""For a type, the types that hold each of its values exactly."""
+
+
+class MergeViews(ir.passes.InPlacePass):
+    """Merge Transpose with Transpose, Reshape, Squeeze, Unsqueeze, Flatten with one another, Expand with Expand,
+    and Cast with a Cast that lost nothing.
+
+    Args:
+        protected: names of values that must stay.
+
+    Requires: shapes are inferred; the opset is the canonical one.
+    Guarantees: values do not change. Names of graph outputs stay.
+    """
+
+    def __init__(self, protected: Collection[str] = ()) -> None:
+        self._protected = protected
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(MERGES))
+
+
+def transposes(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    inner = produced_by(node.inputs[0], "Transpose")
+    outer_perm, inner_perm = _perm(node), _perm(inner)
+    if inner is None or outer_perm is None or inner_perm is None:
+        return None
+    return rewriter.emit("Transpose", inner.inputs[0], perm=[inner_perm[axis] for axis in outer_perm])
+
+
+def reshapes(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    inner = produced_by(node.inputs[0], *_RESHAPING)
+    if inner is None:
+        return None
+    source, output = inner.inputs[0], node.outputs[0]
+    if have_same_shape(source, output):
+        return source
+    sizes = [dim if isinstance(dim, int) else -1 for dim in output.shape] if output.shape is not None else None
+    if sizes is not None and 0 not in sizes and sizes.count(-1) <= 1:
+        return rewriter.emit("Reshape", source, rewriter.ints(sizes))
+    if node.op_type == "Reshape" and int_attribute(node, "allowzero", 0):
+        return rewriter.emit("Reshape", source, node.inputs[1], allowzero=1)
+    return None
+
+
+def expands(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    inner, sizes = produced_by(node.inputs[0], "Expand"), static_shape(node.outputs[0])
+    if inner is None or sizes is None:
+        return None
+    return rewriter.emit("Expand", inner.inputs[0], rewriter.ints(sizes))
+
+
+def casts(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    inner = produced_by(node.inputs[0], "Cast")
+    if inner is None or inner.inputs[0] is None or inner.inputs[0].dtype is None:
+        return None
+    source, between = inner.inputs[0], inner.outputs[0].dtype
+    if between not in _HOLDS.get(inner.inputs[0].dtype, ()):
+        return None
+    if source.dtype == node.outputs[0].dtype:
+        return source
+    return rewriter.emit("Cast", source, to=int_attribute(node, "to", 0))
+
+
+def _perm(node: ir.Node | None) -> list[int] | None:
+    """The permutation of a Transpose; without one the axes are reversed."""
+    if node is None:
+        return None
+    perm = node.attributes.get("perm")
+    if perm is not None:
+        return list(perm.as_ints())
+    output = node.outputs[0]
+    return None if output.shape is None else list(reversed(range(len(output.shape))))
+
+
+MERGES: dict[str, RewriteRule] = {
+    "Cast": casts,
+    "Expand": expands,
+    "Flatten": reshapes,
+    "Reshape": reshapes,
+    "Squeeze": reshapes,
+    "Transpose": transposes,
+    "Unsqueeze": reshapes,
+}
