@@ -203,12 +203,15 @@ class Erf(OpRun):
         return (np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype),)
 
 
-def reference_evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
-    return ReferenceEvaluator(model, new_ops=[Erf])
+class Reference(ReferenceEvaluator):
+    """The reference evaluator with the exact Erf, also inside operators that it expands as functions (Gelu)."""
+
+    def __init__(self, proto: Any, **options: Any) -> None:
+        super().__init__(proto, **{**options, "new_ops": [Erf]})
 
 
 def run_reference(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    return [np.asarray(result) for result in reference_evaluator(model).run(None, dict(feeds))]
+    return [np.asarray(result) for result in Reference(model).run(None, dict(feeds))]
 
 
 def run_runtime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], threads: int = 1) -> list[np.ndarray]:
@@ -236,7 +239,7 @@ def numeric_gradient(
     step: float,
 ) -> np.ndarray:
     """Central differences of <seeds, model(feeds)> with respect to each element of the input *name*."""
-    evaluator = reference_evaluator(model)
+    evaluator = Reference(model)
 
     def value(array: np.ndarray) -> float:
         results = evaluator.run(None, {**feeds, name: array})
