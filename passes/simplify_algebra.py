@@ -1,0 +1,187 @@
+"""Arithmetic in fewer and smaller steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from .rewriting import Rewriter, RewriteRule, have_same_shape, produced_by, read_once, static_shape
+
+_BROADCASTING = (
+    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Sum Where Xor".split()
+)
+
+
+class SimplifyAlgebra(ir.passes.InPlacePass):
+    """Rewrite arithmetic to what is cheaper and equal.
+
+    - Negations cancel, turn sums into differences and back, and go into constants:
+      `-(-x) = x`, `a + (-b) = a - b`, `-(a - b) = b - a`, `(-a)(-b) = ab`, `-(x * c) = x * (-c)`.
+    - Two constant factors become one: `(x * c) * d = x * (cd)`.
+    - A broadcasting operator reads a value as it was before an Expand, if the result has its shape without it.
+    - The sum over axes along which a value was only repeated is a product: `sum(expand(x)) = n * x`.
+    - A choice between two equal numbers is that number.
+
+    Nothing else is reassociated, and `x * 0` stays: it is not a number where x is none.
+
+    Args:
+        protected: names of values that must stay, and of parameters, which are no constants.
+
+    Requires: shapes are inferred; the opset is the canonical one.
+    Guarantees: values change by rounding only where constant factors are merged or repeated values summed; the
+    sign of a zero may change. Names of graph outputs stay.
+    """
+
+    def __init__(self, protected: Collection[str] = ()) -> None:
+        self._protected = protected
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(_rules()))
+
+
+def negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    inner = produced_by(node.inputs[0], "Neg", "Sub", "Mul")
+    if inner is None:
+        return None
+    if inner.op_type == "Neg":
+        return inner.inputs[0]
+    if not read_once(inner.outputs[0]) or inner.outputs[0].name in rewriter.protected:
+        return None
+    left, right = inner.inputs
+    if inner.op_type == "Sub":
+        return rewriter.emit("Sub", right, left)
+    factor, rest = _factor(rewriter, inner)
+    return None if rest is None else rewriter.emit("Mul", rest, rewriter.full(-factor, rest))
+
+
+def sum_of_negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    left, right = node.inputs
+    negated = produced_by(right, "Neg")
+    if negated is not None:
+        return rewriter.emit("Sub", left, negated.inputs[0])
+    negated = produced_by(left, "Neg")
+    return None if negated is None else rewriter.emit("Sub", right, negated.inputs[0])
+
+
+def difference_of_negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    negated = produced_by(node.inputs[1], "Neg")
+    return None if negated is None else rewriter.emit("Add", node.inputs[0], negated.inputs[0])
+
+
+def product_of_negations(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    """For Mul and Div."""
+    left, right = (produced_by(value, "Neg") for value in node.inputs)
+    if left is not None and right is not None:
+        return rewriter.emit(node.op_type, left.inputs[0], right.inputs[0])
+    number = rewriter.scalar(node.inputs[1])
+    if left is None or not isinstance(number, float) or not have_same_shape(left.outputs[0], node.outputs[0]):
+        return None
+    return rewriter.emit(node.op_type, left.inputs[0], rewriter.full(-number, left.outputs[0]))
+
+
+def product_with_two_constants(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    outer, product = _factor(rewriter, node)
+    node_of_product = produced_by(product, "Mul")
+    if product is None or node_of_product is None or not read_once(product) or product.name in rewriter.protected:
+        return None
+    inner, rest = _factor(rewriter, node_of_product)
+    if rest is None or rest.dtype is None:
+        return None
+    limits = ml_dtypes.finfo(rest.dtype.numpy())
+    if not float(limits.tiny) <= abs(outer * inner) <= float(limits.max):  # the merged factor would lose digits
+        return None
+    return rewriter.emit("Mul", rest, rewriter.full(outer * inner, rest))
+
+
+def _factor(rewriter: Rewriter, node: ir.Node) -> tuple[float, ir.Value | None]:
+    """The constant factor of a Mul of floats, and the other factor, which has the shape of the product."""
+    left, right = node.inputs
+    for number, rest in ((rewriter.scalar(right), left), (rewriter.scalar(left), right)):
+        if isinstance(number, float) and have_same_shape(rest, node.outputs[0]):
+            return number, rest
+    return 1.0, None
+
+
+def without_expand(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    for index, value in enumerate(node.inputs):
+        expand = produced_by(value, "Expand")
+        if expand is None:
+            continue
+        inputs = [*node.inputs[:index], expand.inputs[0], *node.inputs[index + 1 :]]
+        shape = node.outputs[0].shape
+        if shape is not None and broadcast([v.shape if v is not None else None for v in inputs]) == tuple(shape):
+            attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+            return rewriter.emit(node.op_type, *inputs, **attributes)
+    return None
+
+
+def broadcast(shapes: list[ir.Shape | None]) -> tuple[int | ir.SymbolicDim, ...] | None:
+    """The shape of an elementwise result; None if it is not certain."""
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes):
+        return None
+    result: list[int | ir.SymbolicDim] = []
+    for axis in range(1, max(len(shape) for shape in known) + 1):
+        sizes = {shape[-axis] for shape in known if len(shape) >= axis} - {1}
+        if len(sizes) > 1 or any(not isinstance(size, int) and size.value is None for size in sizes):
+            return None
+        result.insert(0, sizes.pop() if sizes else 1)
+    return tuple(result)
+
+
+def reduction_of_expand(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    """For ReduceSum and ReduceMean."""
+    expand = produced_by(node.inputs[0], "Expand")
+    axes = rewriter.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if expand is None or axes is None or axes.size == 0:
+        return None
+    source, repeated, result = expand.inputs[0], expand.outputs[0], static_shape(node.outputs[0])
+    if source is None or source.shape is None or repeated.shape is None or result is None or source.dtype is None:
+        return None
+    rank = len(repeated.shape)
+    before = (1,) * (rank - len(source.shape)) + tuple(source.shape)
+    reduced = {int(axis) % rank for axis in axes}
+    if any((before[axis] != 1) if axis in reduced else (before[axis] != repeated.shape[axis]) for axis in range(rank)):
+        return None
+    counts = [size for axis in reduced if isinstance(size := repeated.shape[axis], int)]
+    count = math.prod(counts) if node.op_type == "ReduceSum" else 1
+    if len(counts) < len(reduced) or 0 in counts or float(np.asarray(count).astype(source.dtype.numpy())) != count:
+        return None
+    total = source if count == 1 else rewriter.emit("Mul", source, rewriter.full(count, source))
+    return total if static_shape(source) == result else rewriter.emit("Reshape", total, rewriter.ints(result))
+
+
+def choice_between_equals(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    _, yes, no = node.inputs
+    sizes, number = static_shape(node.outputs[0]), rewriter.scalar(yes)
+    same = yes is no or (number is not None and repr(number) == repr(rewriter.scalar(no)))
+    return rewriter.emit("Expand", yes, rewriter.ints(sizes)) if same and sizes is not None else None
+
+
+def first_of(*rules: RewriteRule) -> RewriteRule:
+    """The first of *rules* that fits."""
+
+    def rule(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+        return next((value for rule in rules if (value := rule(rewriter, node)) is not None), None)
+
+    return rule
+
+
+def _rules() -> dict[str, RewriteRule]:
+    rules: dict[str, tuple[RewriteRule, ...]] = {
+        "Add": (sum_of_negation,),
+        "Div": (product_of_negations,),
+        "Mul": (product_of_negations, product_with_two_constants),
+        "Neg": (negation,),
+        "ReduceMean": (reduction_of_expand,),
+        "ReduceSum": (reduction_of_expand,),
+        "Sub": (difference_of_negation,),
+        "Where": (choice_between_equals,),
+    }
+    for op_type in _BROADCASTING:
+        rules[op_type] = (*rules.get(op_type, ()), without_expand)
+    return {op_type: first_of(*candidates) for op_type, candidates in rules.items()}
