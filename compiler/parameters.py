@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -33,10 +34,13 @@ def find_parameters(graph: ir.Graph, rules: Registry) -> list[ir.Value]:
 
     Left out are: one-element constants (epsilons, scale factors) unless they are named like a module's
     parameter (`head.logit_scale`); running statistics of normalizations; inputs that carry no gradient (the
-    scales of a Resize); masks; tables that only meet indices or other constants (rotary frequencies).
+    scales of a Resize); masks; zeros that an exporter computed; tables that only meet indices or other constants
+    (rotary frequencies), and pairs of tables of cosines and sines.
     """
     signals = _signals(graph)
-    return [value for value in graph.initializers.values() if _is_parameter(value, signals, rules)]
+    candidates = [value for value in graph.initializers.values() if _is_parameter(value, signals, rules)]
+    tables = _cosines_and_sines(candidates)
+    return [value for value in candidates if value not in tables]
 
 
 def select_wrt(
@@ -159,15 +163,46 @@ def _acts_as_weight(node: ir.Node, index: int, value: ir.Value, signals: set[ir.
 
 
 def _is_mask(value: ir.Value) -> bool:
-    """Whether the values are those of a mask: two of them, 0 and a very negative one, or 0 and 1 in a square."""
-    assert value.const_value is not None
-    if any(node.op_type in _WEIGHT_INPUTS or node.op_type == "MatMul" for node, _ in value.uses()):
+    """Whether the values are those of a mask: two of them, 0 and a very negative one, or 0 and 1 in a square.
+
+    Zeros alone count too, unless they are named like a module's parameter (a bias that is yet untrained).
+    """
+    if not _only_elementwise(value):
         return False
-    array = np.asarray(value.const_value.numpy())
+    array = _array(value)
     distinct = np.unique(array.reshape(-1)[: 1 << 16]).astype(np.float64)
     if len(distinct) > 2 or 0.0 not in distinct:
         return False
+    if len(distinct) == 1:
+        return _is_computed(value)
     if distinct.min() < _MASKED:
         return True
     square = array.ndim >= 2 and array.shape[-1] == array.shape[-2]
-    return square and len(distinct) == 2 and distinct.max() == 1.0
+    return square and distinct.max() == 1.0
+
+
+def _cosines_and_sines(candidates: Sequence[ir.Value]) -> set[ir.Value]:
+    """Tables that an exporter folded from rotary embeddings: two of one shape, whose squares add up to 1."""
+    computed = [value for value in candidates if _is_computed(value) and _only_elementwise(value)]
+    tables: set[ir.Value] = set()
+    for one, other in itertools.combinations(computed, 2):
+        if one.shape == other.shape and one.dtype == other.dtype:
+            squares = np.square(_array(one).astype(np.float64)) + np.square(_array(other).astype(np.float64))
+            if np.allclose(squares, 1.0, atol=1e-2):
+                tables |= {one, other}
+    return tables
+
+
+def _is_computed(value: ir.Value) -> bool:
+    """Whether the name is one that exporters give to results of their own folding (`unsqueeze_14`, `val_3`)."""
+    name = value.name or ""
+    return not _MODULE_PATH.fullmatch(name) and "::" not in name
+
+
+def _only_elementwise(value: ir.Value) -> bool:
+    return not any(node.op_type in _WEIGHT_INPUTS or node.op_type == "MatMul" for node, _ in value.uses())
+
+
+def _array(value: ir.Value) -> np.ndarray:
+    assert value.const_value is not None
+    return np.asarray(value.const_value.numpy())

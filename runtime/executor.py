@@ -59,7 +59,7 @@ class Executor:
             the outputs that are no buffers, by name: NumPy arrays, or OrtValues on the session's device.
         """
         binding = self._session.io_binding()
-        fresh: dict[str, ort.OrtValue] = {}
+        known: dict[str, np.ndarray] = {}
         for port in self.ports:
             if port.role == "parameter":
                 self._bind_buffer(binding.bind_input, port, parameters, port.name)
@@ -73,25 +73,28 @@ class Executor:
                 binding.bind_cpu_input(name, array)
         for port in self._outputs:
             if port.role != "grad_buffer":
-                self._bind_result(binding, port, fresh, on_device=as_ortvalues)
+                self._bind_result(binding, port, known, on_device=as_ortvalues)
             elif port.in_place:
                 assert grads is not None
                 self._bind_buffer(binding.bind_output, port, grads, str(port.of))
             else:
-                self._bind_result(binding, port, fresh, on_device=True)
+                self._bind_result(binding, port, {}, on_device=True)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
             raise Error(f"ONNX Runtime could not run the graph: {_reason(error)}") from error
-        results = dict(zip((port.name for port in self._outputs), binding.get_outputs(), strict=True))
-        results.update(fresh)
-        for port in self._outputs:
+        results: dict[str, Any] = {}
+        for port, value in zip(self._outputs, binding.get_outputs(), strict=True):
             if port.role == "grad_buffer":
-                value = results.pop(port.name)
                 if not port.in_place:
                     assert grads is not None
                     grads[str(port.of)] = value.numpy()
-        return {name: value if as_ortvalues else _to_numpy(value) for name, value in results.items()}
+            elif as_ortvalues:
+                results[port.name] = value
+            else:
+                # The view that an OrtValue gives of memory of its own ends with it.
+                results[port.name] = known[port.name] if port.name in known else np.array(value.numpy())
+        return results
 
     def _bind_buffer(self, bind: Any, port: Port, buffers: Buffers, name: str) -> None:
         element = _ELEMENT_TYPES.get(port.dtype) or np_dtype(port.dtype).type
@@ -99,23 +102,19 @@ class Executor:
         bind(port.name, self._device.kind, self._device.index, element, shape, buffers.address(name))
 
     def _bind_result(
-        self, binding: ort.IOBinding, port: Port, fresh: dict[str, ort.OrtValue], *, on_device: bool
+        self, binding: ort.IOBinding, port: Port, known: dict[str, np.ndarray], *, on_device: bool
     ) -> None:
-        """Let the runtime allocate an output; where the size of one is known, on the CPU, hand it memory instead."""
+        """Let the runtime allocate an output; NumPy memory of known size, kept in *known*, it may write to at once."""
         static = port.shape is not None and all(isinstance(dim, int) for dim in port.shape)
-        if self._device.kind == "cpu" and static and np_dtype(port.dtype).kind in "fiub":
+        if not on_device and self._device.kind == "cpu" and static and np_dtype(port.dtype).kind in "fiub":
             assert port.shape is not None
             array = np.empty([int(dim) for dim in port.shape if dim is not None], np_dtype(port.dtype))
-            fresh[port.name] = ort.OrtValue.ortvalue_from_numpy(array)
-            binding.bind_ortvalue_output(port.name, fresh[port.name])
+            known[port.name] = array
+            element, address = array.dtype.type, array.ctypes.data
+            binding.bind_output(port.name, "cpu", 0, element, list(array.shape), address)
         else:
             kind = self._device.kind if on_device else "cpu"
             binding.bind_output(port.name, kind, self._device.index if kind != "cpu" else 0)
-
-
-def _to_numpy(value: ort.OrtValue) -> np.ndarray:
-    array = value.numpy()
-    return array if array.flags.owndata or array.base is not None else array.copy()
 
 
 def _create(model: ir.Model, providers: Sequence[Provider], options: ort.SessionOptions) -> ort.InferenceSession:

@@ -38,7 +38,11 @@ class GradientCheck:
 
 
 def check_gradients(
-    session: Session, inputs: Mapping[str, Array], *, seed: int = 0, on_checked: Callable[[GradientCheck], None] | None = None
+    session: Session,
+    inputs: Mapping[str, Array],
+    *,
+    seed: int = 0,
+    on_checked: Callable[[GradientCheck], None] | None = None,
 ) -> list[GradientCheck]:
     """Check the gradient of every member of `wrt` of *session*'s program at *inputs*.
 
@@ -88,7 +92,9 @@ def check_gradients(
     return checks
 
 
-def sample_inputs(ports: Sequence[Port], sizes: Mapping[str, int] | None = None, *, seed: int = 0) -> dict[str, np.ndarray]:
+def sample_inputs(
+    ports: Sequence[Port], sizes: Mapping[str, int] | None = None, *, seed: int = 0
+) -> dict[str, np.ndarray]:
     """Random arrays that fit *ports*: normal floats, and 0 or 1 for integers, which are valid as most indices.
 
     Args:
@@ -110,7 +116,11 @@ def sample_inputs(ports: Sequence[Port], sizes: Mapping[str, int] | None = None,
 
 
 def _check(
-    name: str, primal: np.ndarray, gradient: np.ndarray, value: Callable[[np.ndarray], float], random: np.random.Generator
+    name: str,
+    primal: np.ndarray,
+    gradient: np.ndarray,
+    value: Callable[[np.ndarray], float],
+    random: np.random.Generator,
 ) -> GradientCheck:
     dtype = primal.dtype.name
     exact = gradient.astype(np.float64)

@@ -65,9 +65,7 @@ class Session:
         self.parameters.update(initial)
         self.grads = Buffers(self._gradient_layout(self.parameters.layout), self.device)
 
-    def run(
-        self, inputs: Mapping[str, Array], *, loss: bool = False, as_ortvalues: bool = False
-    ) -> dict[str, Result]:
+    def run(self, inputs: Mapping[str, Array], *, loss: bool = False, as_ortvalues: bool = False) -> dict[str, Result]:
         """The forward outputs alone, by name, without seeds; with the *loss* if asked for, which needs the labels."""
         executor = self._executor("loss" if loss else "forward")
         feeds = self._feeds(executor, inputs, None)

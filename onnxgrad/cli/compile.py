@@ -38,9 +38,7 @@ def compile_model(
         list[str] | None, typer.Option("--output-name", help="An output to differentiate; may be repeated.")
     ] = None,
     mode: Annotated[str, typer.Option(help="'grad' for fresh gradients, 'accumulate' to add to buffers.")] = "grad",
-    free_dim: Annotated[
-        list[str] | None, typer.Option(metavar="DIM=SIZE", help="Fix a symbolic dim: batch=32")
-    ] = None,
+    free_dim: Annotated[list[str] | None, typer.Option(metavar="DIM=SIZE", help="Fix a symbolic dim: batch=32")] = None,
     opset: Annotated[
         int | None, typer.Option(help="The opset of the joint graph, 18 to 26; the lowest that can express it.")
     ] = None,
@@ -141,9 +139,7 @@ def _print(program: Program, path: Path, seconds: float, *, with_passes: bool) -
         for column in table.columns[1:]:
             column.justify = "right"
         for record in program.report:
-            table.add_row(
-                record.name, str(record.nodes_before), str(record.nodes_after), f"{record.seconds * 1e3:.1f}"
-            )
+            table.add_row(record.name, str(record.nodes_before), str(record.nodes_after), f"{record.seconds * 1e3:.1f}")
         console.print(table)
     gradients = list(program.signature.outputs_of("gradient", "grad_buffer"))
     table = Table(show_header=False, title=str(path))

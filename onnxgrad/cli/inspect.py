@@ -58,9 +58,7 @@ def _print(found: Inspection, path: Path) -> None:
         console.print(f"Constants (no parameters): {', '.join(value.name for value in found.constants)}")
     operators = Table("operator", "nodes", "active", "state", "what it says", title="Operators")
     for operator in found.operators:
-        operators.add_row(
-            operator.operator, str(operator.nodes), str(operator.active), operator.state, operator.note
-        )
+        operators.add_row(operator.operator, str(operator.nodes), str(operator.active), operator.state, operator.note)
     console.print(operators)
     for blocker in found.blockers:
         console.print(f"[red]blocks the differentiated path:[/red] {blocker}")
