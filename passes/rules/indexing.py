@@ -69,7 +69,7 @@ def gather_nd(n: Primal, dy: Tensor) -> Cotangent:
 
     def cotangent() -> Tensor:
         zeros = merge_axes(n.op.zeros_like(x), 0, batch_axes + depth)
-        positions = row_positions(x, indices, batch_axes).reshape([-1])
+        positions = row_positions(x, indices, depth, batch_axes).reshape([-1])
         return add_slices(zeros, positions, merge_axes(dy, 0, indices.rank - 1), 0).reshape_like(x)
 
     return cotangent
@@ -81,7 +81,10 @@ def compress(n: Primal, dy: Tensor) -> Cotangent:
     op, x = n.op, n.required(0)
 
     def cotangent() -> Tensor:
-        return _put_back(x, op.NonZero(n.required(1)).squeeze([0]), dy, n.attr("axis"))
+        positions, axis = op.NonZero(n.required(1)).squeeze([0]), n.attr("axis")
+        if axis is None:
+            return put_at_flat_positions(x, positions, dy)
+        return put_slices(op.zeros_like(x), positions, dy, axis % x.rank)
 
     return cotangent
 
@@ -89,20 +92,15 @@ def compress(n: Primal, dy: Tensor) -> Cotangent:
 @rules.vjp("Unique", inputs=(0,))
 def unique(n: Primal, dy: Tensor, *_: Tensor | None) -> Cotangent:
     """The cotangent goes to the first of the equal values, the one whose index the operator returns."""
-    x, axis = n.required(0), n.attr("axis")
-    attributes = {} if axis is None else {"axis": axis}
+    x = n.required(0)
+    if n.attr("axis") is not None and x.rank > 1:
+        raise n.refuse("its slices along an axis are compared as wholes; without `axis` it has a derivative")
 
     def cotangent() -> Tensor:
-        _, first = n.op.emit_many("Unique", x, outputs=2, sorted=n.attr("sorted", 1), **attributes)
-        return _put_back(x, first, dy, axis)
+        _, first = n.op.emit_many("Unique", x, outputs=2, sorted=n.attr("sorted", 1))
+        return put_at_flat_positions(x, first, dy)
 
     return cotangent
-
-
-def _put_back(x: Tensor, positions: Tensor, dy: Tensor, axis: int | None) -> Tensor:
-    if axis is None:
-        return put_at_flat_positions(x, positions, dy)
-    return put_slices(x.op.zeros_like(x), positions, dy, axis % x.rank)
 
 
 @rules.vjp("TopK", inputs=(0,))

@@ -70,15 +70,14 @@ def _along(positions: Tensor, updates: Tensor, axis: int) -> Tensor:
     return lifted.op.Expand(lifted, updates.sizes())
 
 
-def row_positions(x: Tensor, indices: Tensor, batch_axes: int = 0) -> Tensor:
+def row_positions(x: Tensor, indices: Tensor, depth: int, batch_axes: int = 0) -> Tensor:
     """Which row each index tuple of *indices* names, once the indexed axes of *x* are merged into one.
 
-    The last axis of *indices* holds coordinates along the axes of *x* that follow *batch_axes* (the convention of
-    GatherND); the merged axis takes the batch axes in too. The result has the shape of *indices* without its
-    last axis.
+    The last axis of *indices* holds the coordinates along the *depth* axes of *x* that follow *batch_axes* (the
+    convention of GatherND); the merged axis takes the batch axes in too. The result has the shape of *indices*
+    without its last axis.
     """
-    op, depth = x.op, indices.shape[-1]
-    assert isinstance(depth, int)
+    op = x.op
     indexed = range(batch_axes, batch_axes + depth)
     strides = list(accumulate((size_of(x, axis) for axis in reversed(indexed)), mul, initial=1))
     from_start = op.Where(indices < 0, indices + x.sizes(indexed), indices)

@@ -82,9 +82,3 @@ def depth_to_space(n: Primal, dy: Tensor) -> Cotangent:
         return blocks.reshape(join_sizes(op, sizes)).transpose([0, 2, 1, 3, 4]).reshape_like(x)
 
     return cotangent
-
-
-@rules.vjp("Cast")
-def cast(n: Primal, dy: Tensor) -> Cotangent:
-    """The cotangent is cast to the type of the input (a cast to an integer type stops the gradient)."""
-    return lambda: dy.cast(n.required(0).dtype)

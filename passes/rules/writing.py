@@ -36,19 +36,19 @@ def scatter_elements(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
 @rules.vjp("ScatterND", inputs=(0, 2))
 def scatter_nd(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
     """See `_scatter`. Where positions may repeat, the slices are written as rows by ScatterElements."""
-    op, x, indices = n.op, n.required(0), n.required(1)
+    op, x, indices, shape = n.op, n.required(0), n.required(1), n.required(2).value.shape
 
     def read(source: Tensor) -> Tensor:
-        return op.GatherND(source, indices)
+        slices = op.GatherND(source, indices)
+        slices.value.shape = None if shape is None else shape.copy()
+        return slices
 
     def write(data: Tensor, updates: Tensor, reduction: str = "none") -> Tensor:
         if reduction == "none":
             return op.ScatterND(data, indices, updates)
-        depth = indices.shape[-1]
-        if not isinstance(depth, int):
-            raise n.refuse("how many axes it indexes (the last size of its indices) is unknown")
+        depth = indices.rank - 1 + x.rank - updates.rank
         rows = merge_axes(updates, 0, indices.rank - 1)
-        positions = row_positions(x, indices).reshape([-1])
+        positions = row_positions(x, indices, depth).reshape([-1])
         if rows.rank > 1:
             positions = positions.unsqueeze(range(1, rows.rank))
             positions = op.Expand(positions, rows.sizes())

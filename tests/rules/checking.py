@@ -87,6 +87,36 @@ def check_rule(
         _check_second_order(case, wrt, rules, step, max(tolerance, 1e-5))
 
 
+def check_edge_values(
+    op_type: str,
+    inputs: Arrays,
+    torch_function: Callable[..., torch.Tensor],
+    *,
+    attributes: Mapping[str, Any] | None = None,
+    constants: Sequence[int] = (),
+    runtime_dtypes: Sequence[type] = (np.float32, np.float16),
+) -> None:
+    """Check that at kinks, ties and singular points the gradient is PyTorch's, infinities and NaNs included."""
+    case = _Case(op_type, inputs, attributes or {}, 1, constants, "")
+    wrt = case.float_inputs()
+    tensors = {
+        index: torch.tensor(array, requires_grad=index in wrt)
+        for index, array in enumerate(case.inputs)
+        if array is not None
+    }
+    result = torch_function(*tensors.values())
+    expected = torch.autograd.grad(result.sum(), [tensors[index] for index in wrt], materialize_grads=True)
+    for dtype in (np.float64, *runtime_dtypes):
+        typed = case.astype(dtype)
+        run = run_reference if dtype is np.float64 else run_runtime
+        feeds = {**typed.feeds(), "y0.grad_output": np.ones(result.shape, dtype)}
+        gradients = run(typed.joint(wrt, BUILTIN_RULES, symbolic=False), feeds)
+        tolerance = {np.float64: 1e-12, np.float32: 1e-6, np.float16: 2e-3}[dtype]
+        for index, gradient, reference in zip(wrt, gradients, expected, strict=True):
+            what = f"gradient of input {index} in {np.dtype(dtype).name}"
+            np.testing.assert_allclose(gradient, reference.numpy(), tolerance, err_msg=what)
+
+
 class _Case:
     """One operator applied to arrays, as a model."""
 
@@ -99,7 +129,8 @@ class _Case:
         constants: Sequence[int],
         domain: str,
     ) -> None:
-        self.op_type, self.inputs, self.attributes = op_type, list(inputs), dict(attributes)
+        self.op_type, self.attributes = op_type, dict(attributes)
+        self.inputs = [None if array is None else np.asarray(array) for array in inputs]
         self.outputs, self.constants, self.domain = outputs, set(constants), domain
 
     def float_inputs(self) -> list[int]:

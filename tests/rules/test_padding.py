@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
-from .checking import check_rule
+from onnxgrad.passes.rules import BUILTIN_RULES
+
+from .checking import check_rule, joint_graph, run_runtime
 
 
 def sample(*shape: int, seed: int = 0) -> np.ndarray:
@@ -74,4 +77,57 @@ def test_pad_with_a_differentiable_constant(shape, pads, axes) -> None:
         pad_inputs(pads, axes, sample(*shape)),
         constants=[1, 3] if axes else [1],
         torch_function=pad("constant", pads, axes),
+    )
+
+
+@pytest.mark.parametrize("pads", [[1, -2, 0, -1], [-1, 0, -1, 2], [-1, -1, 2, 1], [1, 0, -2, 0]])
+@pytest.mark.parametrize("constants", [[1], []])
+def test_negative_pads(pads: list[int], constants: list[int]) -> None:
+    """In ONNX Runtime against PyTorch: the reference evaluator pads by no negative amount."""
+    x, before, after = sample(4, 5), pads[:2], pads[2:]
+    node = onnx.helper.make_node("Pad", ["x", "pads"], ["y"])
+    vector = onnx.helper.make_tensor_value_info("pads", onnx.TensorProto.INT64, [4])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [node],
+            "pad",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 5]), *([] if constants else [vector])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["rows", "columns"])],
+            [onnx.numpy_helper.from_array(ints(*pads), "pads")] if constants else [],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    tensor = torch.tensor(x, requires_grad=True)
+    y = torch.nn.functional.pad(tensor, [before[1], after[1], before[0], after[0]])
+    seed = sample(*y.shape)
+    y.backward(torch.tensor(seed))
+    feeds = {"x": x.astype(np.float32), "y.grad_output": seed.astype(np.float32)}
+    if not constants:
+        feeds["pads"] = ints(*pads)
+    (dx,) = run_runtime(joint_graph(model, ["x"], BUILTIN_RULES), feeds)
+    np.testing.assert_allclose(dx, tensor.grad, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [([2, 3], None), ([7, 8], None), ([3, 8], None), ([7, 2], None), ([3], [1]), ([8, 2], [-1, 0]), ([4], [0])],
+)
+def test_center_crop_pad(shape: list[int], axes: list[int] | None) -> None:
+    def function(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        for axis, size in zip([0, 1] if axes is None else axes, shape, strict=True):
+            excess = x.shape[axis] - size
+            if excess >= 0:
+                x = x.narrow(axis, excess // 2, size)
+            else:
+                zeros = torch.zeros([-excess if other == axis % 2 else n for other, n in enumerate(x.shape)])
+                before, after = zeros.to(x).split([-excess // 2, -excess - -excess // 2], axis)
+                x = torch.cat([before, x, after], axis)
+        return x
+
+    check_rule(
+        "CenterCropPad",
+        [sample(4, 5), ints(*shape)],
+        attributes={} if axes is None else {"axes": axes},
+        torch_function=function,
     )
