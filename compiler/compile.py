@@ -16,7 +16,7 @@ from .load import ModelLike, load_model
 from .losses import Loss
 from .normalize import normalize
 from .original import keep_original
-from .parameters import find_parameters, select_outputs, select_wrt
+from .parameters import select_outputs, select_wrt
 from .pipeline import OnPass, Pipeline
 from .program import Program
 from .signature import Mode

@@ -40,7 +40,12 @@ class InspectedOperator:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The findings; *blockers* are the active nodes that cannot be differentiated, *signature* that of a joint graph."""
+    """The findings.
+
+    Attributes:
+        blockers: the active nodes that cannot be differentiated.
+        signature: that of a joint graph, else None.
+    """
 
     opset: int
     producer: str | None

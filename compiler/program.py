@@ -121,9 +121,8 @@ class Program:
         """As `executable`, without the backward part: the outputs, and the *loss* if asked for, and what they need."""
         model = self.executable()
         graph = model.graph
-        names = {
-            port.name for port in self.signature.outputs if port.role == "output" or (loss and port.role == "loss")
-        }
+        roles = ("output", "loss") if loss else ("output",)
+        names = {port.name for port in self.signature.outputs if port.role in roles}
         graph.outputs[:] = [value for value in graph.outputs if value.name in names]
         EliminateDeadCode()(model)
         graph.inputs[:] = [value for value in graph.inputs if value.uses() or value.is_graph_output()]

@@ -62,9 +62,7 @@ def load_checkpoint(path: str | os.PathLike[str], session: Session, optimizer: O
     parameters = _under("parameters/", tensors)
     if set(parameters) != set(session.parameters):
         different = sorted(set(parameters) ^ set(session.parameters))
-        raise InputError(
-            f"{os.fspath(path)} is a checkpoint of another model: they differ in {', '.join(different[:5])}"
-        )
+        raise InputError(f"{os.fspath(path)} is a checkpoint of another model: they differ in {different[0]!r}")
     session.parameters.update(parameters)
     optimizer.load_state(_under("optimizer/", tensors))
     return Progress(**json.loads(metadata["progress"]))

@@ -63,7 +63,7 @@ class Trainer:
         accumulate: micro-batches a step; their gradients are averaged.
         clip_norm: the largest global norm of the gradient (`torch.nn.utils.clip_grad_norm_`).
         clip_value: the largest magnitude of a gradient element (`clip_grad_value_`); applied first.
-        schedule: the factor on the learning rate by step (`onnxgrad.schedules`).
+        schedule: the factor on the learning rate by step (`onnxgrad.schedules`; constant if None).
         metrics: computed from the outputs and the batch, by the names under which they are reported.
         checkpoint: a path to write checkpoints to, each epoch and every *checkpoint_every* steps. `resume`
             continues from it.
@@ -78,7 +78,7 @@ class Trainer:
         accumulate: int = 1,
         clip_norm: float | None = None,
         clip_value: float | None = None,
-        schedule: Schedule = constant(),
+        schedule: Schedule | None = None,
         metrics: Mapping[str, Metric] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int | None = None,
@@ -94,7 +94,7 @@ class Trainer:
         self._loss = session.program.signature.loss
         self._accumulate = accumulate
         self._clip_norm, self._clip_value = clip_norm, clip_value
-        self._schedule = schedule
+        self._schedule = schedule or constant()
         self._metrics = dict(metrics or {})
         self._checkpoint, self._checkpoint_every = checkpoint, checkpoint_every
         self._on_step = on_step
