@@ -14,8 +14,8 @@ rules = Registry()
 
 @rules.vjp("Relu")
 def relu(n: Primal, dy: Tensor) -> Cotangent:
-    """dx = dy where y > 0, else 0; the derivative at 0 is 0."""
-    return lambda: n.op.Where(n.outputs[0] > 0, dy, n.op.constant(0, dy.dtype))
+    """dx = 0 where y ≤ 0, else dy; the derivative at 0 is 0."""
+    return lambda: n.op.Where(n.outputs[0] <= 0, n.op.constant(0, dy.dtype), dy)
 
 
 @rules.vjp("LeakyRelu")

@@ -29,3 +29,4 @@ rules.zero(
     "HannWindow",
     reason="its output depends on the shape or the integers it is given only",
 )
+rules.nondifferentiable("BitCast", reason="it reads the bits of a float as another type")

@@ -16,6 +16,12 @@ def identity(n: Primal, dy: Tensor) -> Cotangent:
     return lambda: dy
 
 
+@rules.vjp("Cast", "CastLike", inputs=(0,))
+def cast(n: Primal, dy: Tensor) -> Cotangent:
+    """The cotangent is cast to the type of the input (a cast to an integer type stops the gradient)."""
+    return lambda: dy.cast(n.required(0).dtype)
+
+
 @rules.vjp("Neg")
 def neg(n: Primal, dy: Tensor) -> Cotangent:
     """d(-x) = -dx."""
@@ -50,7 +56,7 @@ def div(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
 
 @rules.vjp("Mod", broadcasts=True)
 def mod(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
-    """d(a mod b) = da - k db, where k = (a - y) / b is the integer quotient; 0 contribution of its jumps."""
+    """d(a mod b) = da - k db, where k = (a - y) / b is the integer quotient (constant but for its jumps)."""
     a, b, y = n.required(0), n.required(1), n.outputs[0]
     return lambda: dy, lambda: -(dy * n.op.Round((a - y) / b))
 

@@ -49,21 +49,24 @@ def reduce_extremum(n: Primal, dy: Tensor) -> Cotangent:
 
 @rules.vjp("ReduceProd", inputs=(0,))
 def reduce_prod(n: Primal, dy: Tensor) -> Cotangent:
-    """Each element gets dy times the product of the others: y / x, or, where x = 0, the product without it.
+    """Each element gets dy times the product of the others, exact for any number of zeros.
 
-    That is exact for any number of zeros. Its own derivative is, unless two or more factors of one product are
-    0 (then it is 0, as PyTorch's is).
+    That is the product of the nonzero others times that of the zero others, which is 1 if there is none, their
+    sum if there is one (so that it has the right derivative), and 0 if there are more. Second derivatives are
+    exact, too; a third derivative is 0 where three or more factors of one product are 0.
     """
     op, x = n.op, n.required(0)
 
     def cotangent() -> Tensor:
+        axes = reduced_axes(n)
         zero, one = op.constant(0, x.dtype), op.constant(1, x.dtype)
         is_zero = x.equals(0)
-        nonzero = op.Where(is_zero, one, x)
-        zeros = is_zero.cast(x.dtype).sum(reduced_axes(n), keepdims=True)
-        without_zero = op.Where(zeros.equals(1), nonzero.prod(reduced_axes(n), keepdims=True), zero)
-        others = op.Where(is_zero, without_zero, restore_reduced_axes(n, n.outputs[0]) / nonzero)
-        return restore_reduced_axes(n, dy) * others
+        nonzero, zeros = op.Where(is_zero, one, x), op.Where(is_zero, x, zero)
+        flags = is_zero.cast(x.dtype)
+        other_zeros = flags.sum(axes, keepdims=True) - flags
+        sum_of_others = zeros.sum(axes, keepdims=True) - zeros
+        zero_part = op.Where(other_zeros.equals(0), one, op.Where(other_zeros.equals(1), sum_of_others, zero))
+        return restore_reduced_axes(n, dy) * (nonzero.prod(axes, keepdims=True) / nonzero * zero_part)
 
     return cotangent
 
