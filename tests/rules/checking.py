@@ -235,6 +235,14 @@ class Erf(OpRun):
         return (np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype),)
 
 
+class Gelu(OpRun):
+    """Gelu with its constants in full precision, where its function body has them in float32."""
+
+    def _run(self, x: np.ndarray, approximate: str | None = None) -> tuple[np.ndarray]:
+        y = torch.nn.functional.gelu(torch.tensor(x), approximate=approximate or "none")
+        return (y.numpy(),)
+
+
 class Mean(OpRun):
     """Mean of any operands, where the evaluator's own adds them into the first and fails if that broadcasts."""
 
@@ -243,10 +251,10 @@ class Mean(OpRun):
 
 
 class Reference(ReferenceEvaluator):
-    """The reference evaluator with these operators, also inside those that it expands as functions (Gelu)."""
+    """The reference evaluator with these operators, also inside those that it expands as functions."""
 
     def __init__(self, proto: Any, **options: Any) -> None:
-        super().__init__(proto, **{**options, "new_ops": [Erf, Mean]})
+        super().__init__(proto, **{**options, "new_ops": [Erf, Gelu, Mean]})
 
 
 def run_reference(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
