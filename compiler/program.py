@@ -103,7 +103,7 @@ class Program:
             partners = accumulate(graph, names)
             return Program(model, _accumulating(self.signature, graph, partners))
         inputs = {value.name: value for value in graph.inputs}
-        buffers = [port for port in self.signature.outputs_of("grad_buffer")]
+        buffers = list(self.signature.outputs_of("grad_buffer"))
         discard_buffers(graph, {outputs[port.name]: inputs[port.partner] for port in buffers})
         return Program(model, _fresh(self.signature))
 
