@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..registry import Registry
 from . import (
     activations,
+    attention,
     cumulative,
     declarations,
     einsum,
@@ -15,6 +16,7 @@ from . import (
     matrix,
     padding,
     reductions,
+    rotary_embedding,
     selection,
     shapes,
     slicing,
@@ -24,6 +26,7 @@ from . import (
 
 BUILTIN_RULES = Registry(
     activations.rules,
+    attention.rules,
     cumulative.rules,
     declarations.rules,
     einsum.rules,
@@ -34,6 +37,7 @@ BUILTIN_RULES = Registry(
     matrix.rules,
     padding.rules,
     reductions.rules,
+    rotary_embedding.rules,
     selection.rules,
     shapes.rules,
     slicing.rules,
