@@ -19,11 +19,16 @@ LARGEST_FOLDED_FLOATS = 4096
 LARGEST_FOLDED_INTEGERS = 65536
 """The most elements of a folded integer or bool tensor."""
 
-_NEVER_FOLDED = frozenset(
-    # Random, or a quantized weight on its way to its float form.
-    "Bernoulli Constant DequantizeLinear Dropout DynamicQuantizeLinear Multinomial QuantizeLinear RandomNormal "
-    "RandomNormalLike RandomUniform RandomUniformLike".split()
+_FOLDED = frozenset(
+    "Abs Add And ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Clip Compress "
+    "Concat ConstantOfShape Cos CumSum Div Equal Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND "
+    "Greater GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mod Mul Neg NonZero Not OneHot Or Pad Pow "
+    "Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Round ScatterElements "
+    "ScatterND Shape Sign Sin Size Slice Split Sqrt Squeeze Sub Sum Tile TopK Transpose Trilu Unique Unsqueeze "
+    "Where Xor".split()
 )
+"""What shapes, indices, masks and position tables are computed with: deterministic, and quick on small inputs."""
+
 _NO_LARGER_THAN_INPUT = frozenset("Compress NonZero Unique".split())
 """Operators whose output size depends on the data, but is bounded by the size (and rank) of the input."""
 
@@ -34,8 +39,9 @@ class FoldConstants(ir.passes.InPlacePass):
     """Replace what follows from static shapes and constants by initializers.
 
     - Shape and Size of a value whose sizes are known, and integer tensors whose contents shape inference tracked.
-    - Deterministic standard operators on constants: integers, bools, one-element floats, and what was folded
-      from these. A float tensor of more elements is a weight and is never folded, nor anything made from it.
+    - The operators that shapes, indices and masks are made with, on constants: integers, bools, one-element
+      floats, and what was folded from these. A float tensor of more elements is a weight and is never folded,
+      nor is anything made from it.
     - The target of a Reshape, Expand or ConstantOfShape whose result has a known shape. A Reshape may leave one
       size open, which becomes -1.
 
@@ -73,7 +79,7 @@ class _Folding:
     def visit(self, node: ir.Node) -> bool:
         if not self.refined.isdisjoint(value for value in node.inputs if value is not None):
             self.infer_again(node)
-        if node.domain != "" or node.op_type in _NEVER_FOLDED:
+        if node.domain != "" or node.op_type not in _FOLDED:
             return False
         if any(output.is_graph_output() or output.name in self.protected for output in node.outputs):
             return self.fix_target_shape(node)
@@ -89,9 +95,7 @@ class _Folding:
     def infer_again(self, node: ir.Node) -> None:
         before = [output.shape for output in node.outputs]
         self.inference.infer(node)
-        self.refined.update(
-            output for output, shape in zip(node.outputs, before, strict=True) if output.shape != shape
-        )
+        self.refined.update(output for output, shape in zip(node.outputs, before, strict=True) if output.shape != shape)
 
     def evaluate(self, node: ir.Node) -> list[np.ndarray] | None:
         """The outputs of *node* if its inputs are constants and its outputs are known to be small."""

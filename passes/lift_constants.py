@@ -79,9 +79,9 @@ def _generate_weight(node: ir.Node) -> bool:
         return False
     sizes = tuple(int(size) for size in shape.const_value.numpy())
     value = fill.as_tensor() if fill is not None else ir.tensor([0.0], dtype=ir.DataType.FLOAT)
-    if math.prod(sizes) > LARGEST_GENERATED_WEIGHT or not value.dtype.is_floating_point():
+    if min(sizes, default=0) < 0 or math.prod(sizes) > LARGEST_GENERATED_WEIGHT:
         return False
-    if not _is_read_as_weight(node.outputs[0], rank=len(sizes)):
+    if not value.dtype.is_floating_point() or not _is_read_as_weight(node.outputs[0], rank=len(sizes)):
         return False
     scalar = value.numpy().reshape(())
     tensor = ir.LazyTensor(
@@ -151,7 +151,7 @@ def _replace_by_initializer(node: ir.Node, tensor: ir.TensorProtocol) -> None:
     initializer = ir.Value(
         name=output.name,
         type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         doc_string=output.doc_string,
         const_value=tensor,
         metadata_props={**node.metadata_props, **output.metadata_props},

@@ -118,7 +118,8 @@ def _is(actual: float, wanted: float, source: ir.Value) -> bool:
     """Whether a constant is *wanted*, as far as the type of *source*, or seven written digits, can say."""
     if source.dtype is None or not source.dtype.is_floating_point():
         return False
-    return math.isclose(actual, wanted, rel_tol=max(2e-7, 2 * float(ml_dtypes.finfo(source.dtype.numpy()).eps)))
+    precision = ml_dtypes.finfo(source.dtype.numpy())  # type: ignore[no-untyped-call]
+    return math.isclose(actual, wanted, rel_tol=max(2e-7, 2 * float(precision.eps)))
 
 
 PATTERN: dict[str, RewriteRule] = {"Div": gelu, "Mul": gelu}

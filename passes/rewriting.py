@@ -12,6 +12,9 @@ from .infer_shapes import NodeInference
 from .substitution import can_take_name, remove_if_unused, substitute
 from .tape import Scalar, Tape
 
+LARGEST_READ_CONSTANT = 65536
+"""The most elements of an integer or bool constant that a rule looks into."""
+
 
 class Rewriter:
     """Applies rewrite rules to all graphs of a model until none fits any more.
@@ -104,12 +107,13 @@ class Rewriter:
         return self._tape.constant(number, like.dtype).value
 
     def constant(self, value: ir.Value | None) -> np.ndarray | None:
-        """The array of a constant: a one-element float, or integers; None for a parameter or a computed value."""
+        """The array of a constant: a one-element float, or some integers; None for a weight or a computed value."""
         if value is None or value.const_value is None:
             return None
         tensor = value.const_value
-        may_be_weight = tensor.dtype.is_floating_point() and tensor.size > 1
-        if may_be_weight or value.is_graph_input() or value.name in self.protected:
+        if tensor.size > (1 if tensor.dtype.is_floating_point() else LARGEST_READ_CONSTANT):
+            return None
+        if value.is_graph_input() or value.name in self.protected:
             return None
         return tensor.numpy() if tensor.dtype != ir.DataType.STRING else None
 

@@ -91,7 +91,7 @@ def product_with_two_constants(rewriter: Rewriter, node: ir.Node) -> ir.Value | 
     inner, rest = _factor(rewriter, node_of_product)
     if rest is None or rest.dtype is None:
         return None
-    limits = ml_dtypes.finfo(rest.dtype.numpy())
+    limits = ml_dtypes.finfo(rest.dtype.numpy())  # type: ignore[no-untyped-call]
     if not float(limits.tiny) <= abs(outer * inner) <= float(limits.max):  # the merged factor would lose digits
         return None
     return rewriter.emit("Mul", rest, rewriter.full(outer * inner, rest))
