@@ -182,9 +182,7 @@ def test_declared_sizes_are_not_allocated(body: str, declared: int) -> None:
 
 
 def test_broadcasts_of_constants_are_not_allocated() -> None:
-    a, b, c = (
-        np.arange(n).reshape(shape) for n, shape in ((999, (-1, 1, 1)), (999, (1, -1, 1)), (999, (1, 1, -1)))
-    )
+    a, b, c = (np.arange(n).reshape(shape) for n, shape in ((999, (-1, 1, 1)), (999, (1, -1, 1)), (999, (1, 1, -1))))
     model = parse(
         "g (float x) => (float[999,999,999] y) { s = Max (a, b, c)  f = Cast <to = 1> (s)  y = Mul (x, f) }",
         initializers={"a": a, "b": b, "c": c},

@@ -30,9 +30,7 @@ X = np.array([[1.0, -2.0, 3.0]], dtype=np.float32)
 def test_every_form_of_constant_becomes_an_initializer(attribute: str, expected: np.ndarray) -> None:
     dtype = "float" if expected.dtype == np.float32 else "int64"
     shape = f"[{expected.size}]" if expected.ndim else "[1]"
-    model = parse(
-        f"g ({dtype}{shape} x) => ({dtype}{shape} y) {{ c = Constant <{attribute}> ()  y = Add (x, c) }}"
-    )
+    model = parse(f"g ({dtype}{shape} x) => ({dtype}{shape} y) {{ c = Constant <{attribute}> ()  y = Add (x, c) }}")
     assert check_pass(LiftConstants(), model, {"x": np.ones(expected.size, expected.dtype)})
     assert operators(model) == ["Add"]
     initializer = model.graph.initializers["c"]
@@ -50,9 +48,7 @@ def test_string_constants_are_lifted() -> None:
 
 
 def test_constant_that_is_an_output_stays() -> None:
-    model = parse(
-        "g (float[1,3] x) => (float[1,3] y, float c) { c = Constant <value_float = 2.0> () y = Mul (x, c) }"
-    )
+    model = parse("g (float[1,3] x) => (float[1,3] y, float c) { c = Constant <value_float = 2.0> () y = Mul (x, c) }")
     assert not check_pass(LiftConstants(), model, {"x": X})
     assert operators(model) == ["Constant", "Mul"]
 
@@ -144,9 +140,7 @@ def test_a_declared_size_does_not_make_an_array() -> None:
 
 def test_external_data_stays_on_disk(tmp_path: Path) -> None:
     w = np.arange(9, dtype=np.float32).reshape(3, 3)
-    model = parse(
-        "g (float[1,3] x) => (float[1,3] y) { v = Identity (w)  y = MatMul (x, v) }", initializers={"w": w}
-    )
+    model = parse("g (float[1,3] x) => (float[1,3] y) { v = Identity (w)  y = MatMul (x, v) }", initializers={"w": w})
     path = tmp_path / "model.onnx"
     ir.save(model, path, external_data="model.data", size_threshold_bytes=0)
     loaded = ir.load(path)
