@@ -58,15 +58,16 @@ class _Forward:
         self.packed = n.required(0).rank == 3
         heads = n.attr("q_num_heads") if self.packed else n.required(0).shape[1]
         key_heads = n.attr("kv_num_heads") if self.packed else n.required(1).shape[1]
-        if heads == key_heads and heads is not None:
-            self.group = 1
-        elif isinstance(heads, int) and isinstance(key_heads, int):
+        if isinstance(heads, int) and isinstance(key_heads, int):
             self.group = heads // key_heads
+        elif heads == key_heads and heads is not None:
+            self.group = 1
         else:
             raise n.refuse("its numbers of heads are unknown; make those axes of Q and K static")
-        self.heads, self.key_heads = heads, key_heads
+        self.heads: Size = int(heads) if self.packed else size_of(n.required(0), 1)
+        self.key_heads: Size = int(key_heads) if self.packed else size_of(n.required(1), 1)
 
-    def split_heads(self, x: Tensor, heads: int) -> Tensor:
+    def split_heads(self, x: Tensor, heads: Size) -> Tensor:
         """(batch, sequence, heads · size) to (batch, heads, sequence, size), if that is how the inputs come."""
         if not self.packed:
             return x
@@ -110,8 +111,10 @@ class _Forward:
     def scaled(self, x: Tensor) -> Tensor:
         """*x* times the scale of the scores, 1/√(head size) if the node gives none."""
         scale, size = self.n.attr("scale"), self.query.shape[-1]
-        if scale is not None or isinstance(size, int):
-            return x * (scale if scale is not None else 1 / math.sqrt(int(size)))
+        if scale is not None:
+            return x * float(scale)
+        if isinstance(size, int):
+            return x * (1 / math.sqrt(size))
         return x / self.op.Sqrt(self.query.count([-1]))
 
     @property
