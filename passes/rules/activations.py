@@ -156,7 +156,8 @@ def _tanh_gelu_slope(n: Primal) -> Tensor:
 @rules.vjp("Swish")
 def swish(n: Primal, dy: Tensor) -> Cotangent:
     """dx = (s + alpha y (1 - s)) dy for s = sigmoid(alpha x)."""
-    alpha, x, y = n.attr("alpha", 1.0), n.required(0), n.outputs[0]
+    x, y = n.required(0), n.outputs[0]
+    alpha: float = n.attr("alpha", 1.0)
 
     def cotangent() -> Tensor:
         if alpha == 1:

@@ -68,7 +68,7 @@ def _power_cotangent(n: Primal, dy: Tensor) -> Tensor | None:
         return dy * (p * x ** op.Where(flat, op.constant(0, x.dtype), p - 1))
     if known.size != 1:
         return dy * (op.constant(known, x.dtype) * x ** op.constant(known - 1, x.dtype))
-    power = known.item()
+    power = float(known.item())
     if power == 0:
         return None
     if power == 0.5:
