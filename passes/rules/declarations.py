@@ -10,7 +10,17 @@ rules.zero("Ceil", "Floor", "Hardmax", "Round", "Sign", reason="it is piecewise 
 rules.zero("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", reason="a comparison gives booleans")
 rules.zero("And", "IsInf", "IsNaN", "Not", "Or", "Xor", reason="its output is boolean")
 rules.zero("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", reason="it works on the bits of integers")
-rules.zero("ArgMax", "ArgMin", "NonZero", reason="its output is integer indices")
+rules.zero("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", reason="its output is integer indices")
+rules.zero("ConvInteger", "MatMulInteger", reason="it works on integers")
+rules.zero(
+    "ImageDecoder",
+    "RegexFullMatch",
+    "StringConcat",
+    "StringNormalizer",
+    "StringSplit",
+    "TfIdfVectorizer",
+    reason="it reads strings, encoded bytes or integer tokens",
+)
 rules.zero(
     "Bernoulli",
     "Multinomial",
