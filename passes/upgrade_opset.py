@@ -1,0 +1,72 @@
+"""The one opset that the rules know: every ai.onnx node in the form of the canonical opset.
+
+Done here, on the graph itself, and not by the converter in `onnx`: that one loses the nodes' names and metadata and
+does not handle subgraphs or the operators of other domains.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from .errors import UnsupportedError, describe
+from .infer_shapes import InferShapes
+from .opset_adapters import ADAPTERS
+from .tape import CANONICAL_OPSET
+
+_OLDEST = 7
+_IR_VERSION = 10
+
+
+class UpgradeOpset(ir.passes.InPlacePass):
+    """Bring all ai.onnx nodes, those of subgraphs included, from opset 7 to 26 to the form of opset 26.
+
+    Requires that functions are inlined. Names, metadata and the nodes of other domains stay.
+
+    Raises UnsupportedError for an older opset, for a newer one whose operators changed since, and for a node whose
+    old form has no equivalent.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        opset = _pop_opset(model)
+        if opset < _OLDEST:
+            raise UnsupportedError(
+                f"The model is of opset {opset}; onnxgrad reads opsets {_OLDEST} to {CANONICAL_OPSET}. Convert it "
+                f"first: onnx.version_converter.convert_version(model, {_OLDEST})"
+            )
+        if opset > CANONICAL_OPSET:
+            _refuse_newer_operators(model, opset)
+        model.opset_imports[""] = opset
+        nodes = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")]
+        changed = [node for node in nodes if any(op == node.op_type and v > opset for op, v in ADAPTERS)]
+        if changed:
+            InferShapes()(model)
+            for version in range(opset + 1, CANONICAL_OPSET + 1):
+                for node in changed:
+                    adapter = ADAPTERS.get((node.op_type, version))
+                    if adapter is not None:
+                        adapter(node)
+        model.opset_imports[""] = CANONICAL_OPSET
+        model.ir_version = max(model.ir_version, _IR_VERSION)
+        return ir.passes.PassResult(model, modified=opset != CANONICAL_OPSET)
+
+
+def _pop_opset(model: ir.Model) -> int:
+    """The version of ai.onnx, which goes by two names."""
+    versions = [model.opset_imports.pop(name, None) for name in ("", "ai.onnx")]
+    return next((version for version in versions if version is not None), CANONICAL_OPSET)
+
+
+def _refuse_newer_operators(model: ir.Model, opset: int) -> None:
+    newer = []
+    for node in model.graph.all_nodes():
+        if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+            known = onnx.defs.onnx_opset_version()
+            since = onnx.defs.get_schema(node.op_type, min(opset, known), "").since_version
+            if since > CANONICAL_OPSET:
+                newer.append(f"{describe(node)}, changed in opset {since}")
+    if newer:
+        raise UnsupportedError(
+            f"The model is of opset {opset}; ONNX Runtime's newest is {CANONICAL_OPSET}, and these nodes have no form "
+            "in it:\n" + "\n".join(f"  - {text}" for text in newer)
+        )
