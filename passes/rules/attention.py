@@ -64,8 +64,8 @@ class _Forward:
             self.group = 1
         else:
             raise n.refuse("its numbers of heads are unknown; make those axes of Q and K static")
-        self.heads: Size = int(heads) if self.packed else size_of(n.required(0), 1)
-        self.key_heads: Size = int(key_heads) if self.packed else size_of(n.required(1), 1)
+        self.heads: Size = n.attr("q_num_heads") if self.packed else size_of(n.required(0), 1)
+        self.key_heads: Size = n.attr("kv_num_heads") if self.packed else size_of(n.required(1), 1)
 
     def split_heads(self, x: Tensor, heads: Size) -> Tensor:
         """(batch, sequence, heads · size) to (batch, heads, sequence, size), if that is how the inputs come."""
