@@ -82,8 +82,15 @@ def compile(
     pipeline.step("Differentiate", lambda: joint.differentiate(selected, optional, rules, materialize_grads))
 
     protected = [str(value.name) for value in selected]
-    pipeline.run([Simplify(protected), EliminateCommonSubexpressions(), Simplify(protected), EliminateDeadCode()])
-    pipeline.run([LowerOpset(opset)])
+    pipeline.run(
+        [
+            Simplify(protected),
+            EliminateCommonSubexpressions(protected),
+            Simplify(protected),
+            EliminateDeadCode(protected),
+            LowerOpset(opset),
+        ]
+    )
 
     keep_original(loaded.proto, loaded.folder, loaded.model)
     program = Program(loaded.model, joint.signature(), tuple(pipeline.records), joint.unused)

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
 from ..passes.fold_constants import FoldConstants
 from ..passes.infer_shapes import InferShapes
 from ..passes.inline_functions import InlineFunctions
 from ..passes.lift_constants import LiftConstants
+from ..passes.raise_gelu import RaiseGelu
+from ..passes.raise_layer_normalization import RaiseLayerNormalization
+from ..passes.raise_softmax import RaiseSoftmax
 from ..passes.registry import Registry
 from ..passes.upgrade_opset import UpgradeOpset
 from .parameters import find_parameters, nearest
@@ -42,13 +46,20 @@ def normalize(
         value for node in graph for value in node.outputs if value.name in keep and value not in own_outputs
     )
     protected = [str(value.name) for value in find_parameters(graph, rules)] + list(keep)
-    pipeline.run([FoldConstants(protected), InferShapes(), EliminateDeadCode(), *RAISE_PATTERNS])
+    pipeline.run(
+        [
+            FoldConstants(protected),
+            InferShapes(),
+            EliminateDeadCode(),
+            EliminateCommonSubexpressions(protected),
+            RaiseLayerNormalization(protected),
+            RaiseGelu(protected),
+            RaiseSoftmax(protected),
+        ]
+    )
     names = [value.name for value in own_outputs]
     graph.outputs[:] = [value for value in graph.outputs if value.name in names]
     return find_parameters(graph, rules)
-
-
-RAISE_PATTERNS: tuple[ir.passes.PassBase, ...] = ()
 
 
 def fix_dims(graph: ir.Graph, sizes: Mapping[str, int]) -> None:

@@ -26,6 +26,7 @@ _WEIGHT_INPUTS = {
     "LSTM": (1, 2, 3, 7),
     "RNN": (1, 2, 3),
 }
+_OF_FREQUENCIES = ("Cos", "Sin")
 _MASKED = -1e4
 
 
@@ -153,6 +154,8 @@ def _acts_as_weight(node: ir.Node, index: int, value: ir.Value, signals: set[ir.
         return node.op_type != "Gather" or _is_weight_table(value) or node.outputs[0] in signals
     if any(other in signals for other in node.inputs if other is not value):
         return True
+    if node.op_type in _OF_FREQUENCIES:
+        return False
     # A weight that is first reshaped, transposed, expanded, or scaled by constants, and then meets the data.
     return any(
         _acts_as_weight(consumer, position, output, signals, rules)

@@ -43,17 +43,56 @@ class NodeInference:
 
 
 class InferShapes(ir.passes.InPlacePass):
-    """Infer the shapes and types of all values, keeping symbolic dims by their names."""
+    """Infer the shapes and types of all values, keeping the symbolic dims of the inputs by their names.
+
+    Shapes that the file gives for inner values are inferred anew, since exporters name the same size differently
+    from value to value; where inference tells less than the file does, the file's static sizes are kept.
+    """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        given = _forget_inferable_shapes(model)
         try:
             infer_symbolic_shapes(model, warn_on_missing=False)
+            if _recall(given):
+                infer_symbolic_shapes(model, warn_on_missing=False)
         except Error:
             raise
         except Exception as error:
             raise InvalidModelError(f"Shape inference failed: {error}") from error
         _reinfer_where_symbols_were_merged(model)
         return ir.passes.PassResult(model, modified=True)
+
+
+def _forget_inferable_shapes(model: ir.Model) -> dict[ir.Value, ir.Shape]:
+    """Clear the shapes of inner values that inference can give, and return them."""
+    registry.collect()
+    given = {}
+    for node in model.graph:
+        if registry.get(node.domain, node.op_type, version=model.opset_imports.get(node.domain, 1)) is None:
+            continue
+        for value in node.outputs:
+            if value.shape is not None and not value.is_graph_output():
+                given[value] = value.shape
+                value.shape = None
+    return given
+
+
+def _recall(given: dict[ir.Value, ir.Shape]) -> bool:
+    """Give values the static sizes of *given* where none is known; whether there was such a one."""
+    recalled = False
+    for value, shape in given.items():
+        if value.shape is None:
+            value.shape = shape
+            recalled = True
+        elif len(value.shape) == len(shape):
+            dims = [
+                old if isinstance(old, int) and not isinstance(new, int) else new
+                for old, new in zip(shape, value.shape, strict=True)
+            ]
+            if dims != list(value.shape):
+                value.shape = ir.Shape(dims)
+                recalled = True
+    return recalled
 
 
 def _keep_symbols_apart(node: ir.Node) -> bool:

@@ -173,6 +173,15 @@ def _scatter_11(node: ir.Node) -> None:
     node.op_type = "ScatterElements"
 
 
+def _dropout_10(node: ir.Node) -> None:
+    """The mask was of the input's type; it is bool now."""
+    if len(node.outputs) > 1:
+        mask = node.outputs[1]
+        if mask.uses() or mask.is_graph_output():
+            raise UnsupportedError(f"{describe(node)} gives out a float mask, which opset 10 took away")
+        node.resize_outputs(1)
+
+
 def _dropout_12(node: ir.Node) -> None:
     """The older Dropout of inference lets its input through, as it does without the training input."""
     ratio = _take(node, "ratio")
@@ -264,6 +273,7 @@ ADAPTERS: dict[tuple[str, int], Adapter] = {
     ("BatchNormalization", 9): _batch_normalization_9,
     ("Scan", 9): _scan_9,
     ("Upsample", 9): _upsample_9,
+    ("Dropout", 10): _dropout_10,
     ("Slice", 10): _slice_10,
     ("TopK", 10): _ints_become_input("k", 1),
     ("Upsample", 10): _upsample_10,
