@@ -49,9 +49,7 @@ def find_activity(
     for node in reversed(graph):
         if useful.isdisjoint(node.outputs):
             continue
-        carried = [
-            value for index, value in _read_by(node) if value in varied and _carries(node, index, value, rules)
-        ]
+        carried = [value for index, value in _read_by(node) if value in varied and _carries(node, index, value, rules)]
         if carried:
             useful.update(carried)
             nodes.append(node)

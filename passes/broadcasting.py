@@ -16,8 +16,7 @@ def unbroadcast(cotangent: Tensor, primal: Tensor) -> Tensor:
     leading = cotangent.rank - primal.rank
     pairs = list(zip(cotangent.shape[leading:], primal.shape, strict=True))
     undecided = any(
-        not isinstance(target, int) and (source is None or target != source) and source != 1
-        for source, target in pairs
+        not isinstance(target, int) and (source is None or target != source) and source != 1 for source, target in pairs
     )
     if undecided:
         return _sum_where_sizes_differ(cotangent, primal)

@@ -118,8 +118,7 @@ def project(cotangent: Tensor, primal: Tensor, *, broadcasts: bool) -> Tensor:
     if primal.value.shape is not None:
         inferred = cotangent.value.shape or primal.value.shape
         cotangent.value.shape = ir.Shape(
-            own if isinstance(own, int) else target
-            for own, target in zip(inferred, primal.value.shape, strict=True)
+            own if isinstance(own, int) else target for own, target in zip(inferred, primal.value.shape, strict=True)
         )
     return cotangent
 

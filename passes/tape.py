@@ -254,8 +254,7 @@ class Tape:
             [None if tensor is None else tensor.value for tensor in inputs],
             ir.convenience.convert_attributes(attributes),
             outputs=[
-                ir.Value(name=name if index == 0 else self.fresh_name(f"{name}:{index}"))
-                for index in range(outputs)
+                ir.Value(name=name if index == 0 else self.fresh_name(f"{name}:{index}")) for index in range(outputs)
             ],
             name=name,
             metadata_props=dict(self.metadata),

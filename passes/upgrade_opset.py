@@ -42,10 +42,13 @@ class UpgradeOpset(ir.passes.InPlacePass):
         if changed:
             InferShapes()(model)
             for version in range(opset + 1, CANONICAL_OPSET + 1):
-                for node in changed:
-                    adapter = ADAPTERS.get((node.op_type, version))
-                    if adapter is not None:
-                        adapter(node)
+                adapted = [node for node in changed if (node.op_type, version) in ADAPTERS]
+                for node in adapted:
+                    ADAPTERS[node.op_type, version](node)
+                model.opset_imports[""] = version
+                if adapted and _has_unknown_shapes(model):
+                    # The oldest forms have no shape inference; what comes behind them is known only now.
+                    InferShapes()(model)
         model.opset_imports[""] = CANONICAL_OPSET
         model.ir_version = max(model.ir_version, _IR_VERSION)
         return ir.passes.PassResult(model, modified=opset != CANONICAL_OPSET)
@@ -55,6 +58,10 @@ def _pop_opset(model: ir.Model) -> int:
     """The version of ai.onnx, which goes by two names."""
     versions = [model.opset_imports.pop(name, None) for name in ("", "ai.onnx")]
     return next((version for version in versions if version is not None), CANONICAL_OPSET)
+
+
+def _has_unknown_shapes(model: ir.Model) -> bool:
+    return any(value.shape is None for node in model.graph for value in node.outputs)
 
 
 def _refuse_newer_operators(model: ir.Model, opset: int) -> None:
