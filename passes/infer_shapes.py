@@ -39,7 +39,7 @@ class NodeInference:
         except Exception as error:
             inputs = ", ".join(f"{v.name}: {v.dtype}{v.shape}" for v in node.inputs if v is not None)
             raise InvalidModelError(f"The inputs of {describe(node)} do not fit it ({inputs}): {error}") from error
-        _keep_symbols_apart(node)
+        _correct(node)
 
 
 class InferShapes(ir.passes.InPlacePass):
@@ -95,13 +95,53 @@ def _recall(given: dict[ir.Value, ir.Shape]) -> bool:
     return recalled
 
 
+def _correct(node: ir.Node) -> bool:
+    """Take back what the inference library supposes of symbolic sizes; whether there was anything."""
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    return _keep_slices_open(node) if node.op_type == "Slice" else _keep_symbols_apart(node)
+
+
+def _keep_slices_open(node: ir.Node) -> bool:
+    """Name the size of a Slice up to a constant end by the symbolic size too, `Min(a, end)`.
+
+    The inference library supposes that the axis reaches that end, as only slices of one element mostly do.
+    """
+    data, output = node.inputs[0], node.outputs[0]
+    if data is None or data.shape is None or output.shape is None or len(data.shape) != len(output.shape):
+        return False
+    dims = list(output.shape)
+    for axis, (size, taken) in enumerate(zip(data.shape, dims, strict=True)):
+        if isinstance(size, ir.SymbolicDim) and isinstance(taken, int) and taken > 1:
+            dims[axis] = _sliced_size(node, axis, size)
+    changed = dims != list(output.shape)
+    if changed:
+        output.shape = ir.Shape(dims)
+    return changed
+
+
+def _sliced_size(node: ir.Node, axis: int, size: ir.SymbolicDim) -> ir.SymbolicDim:
+    """The symbolic size of a Slice of an axis of *size* by a constant start, end and step, none negative."""
+    tensors = [None if value is None else ir.convenience.get_const_tensor(value) for value in node.inputs[1:]]
+    given = [None if tensor is None else tensor.numpy().tolist() for tensor in tensors]
+    starts, ends, axes, steps = given + [None] * (4 - len(given))
+    if starts is None or ends is None or size.value is None:
+        return ir.SymbolicDim(None)
+    rank = len(node.outputs[0].shape or ())
+    index = axis if axes is None else [int(each) % rank for each in axes].index(axis)
+    start, end, step = starts[index], ends[index], 1 if steps is None else steps[index]
+    reached = sympy.Min(size._expr, end)
+    taken = sympy.floor((reached - start + step - 1) / step)
+    return ir.SymbolicDim(sympy.Max(0, taken))
+
+
 def _keep_symbols_apart(node: ir.Node) -> bool:
     """Name a broadcast of two different symbolic sizes by both, `Max(a, b)`.
 
     The inference library takes the first for the result. Either may be 1 when the graph runs, and a gradient
     must then be summed over that axis.
     """
-    if node.op_type not in _BROADCASTING or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in _BROADCASTING:
         return False
     output = node.outputs[0]
     shapes = [value.shape for value in node.inputs if value is not None]
@@ -113,9 +153,7 @@ def _keep_symbols_apart(node: ir.Node) -> bool:
         symbols = {size.value for size in sizes if isinstance(size, ir.SymbolicDim)}
         if len(symbols) < 2 or any(isinstance(size, int) for size in sizes) or None in symbols:
             continue
-        dims[-axis] = ir.SymbolicDim(
-            sympy.Max(*(ir.SymbolicDim(symbol)._expr for symbol in symbols))  # type: ignore[no-untyped-call]
-        )
+        dims[-axis] = ir.SymbolicDim(sympy.Max(*(ir.SymbolicDim(symbol)._expr for symbol in symbols)))
     changed = dims != list(output.shape)
     if changed:
         output.shape = ir.Shape(dims)
@@ -131,7 +169,7 @@ def _reinfer_where_symbols_were_merged(model: ir.Model) -> None:
                 output.shape = None
             inference.infer(node)
             changed.update(node.outputs)
-        elif _keep_symbols_apart(node):
+        elif _correct(node):
             changed.update(node.outputs)
 
 

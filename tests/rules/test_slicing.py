@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import torch
 
-from .checking import check_rule
+from onnxgrad.passes.rules import BUILTIN_RULES
+
+from .checking import check_rule, joint_graph, run_runtime
 
 INT_MAX, INT_MIN = np.iinfo(np.int64).max, np.iinfo(np.int64).min
 
@@ -27,6 +31,8 @@ SLICES = [
     ([-2], [INT_MAX], [1], None),
     ([0], [-1], [-1], None),
     ([-100], [100], [2], None),
+    ([1], [100], [2], None),
+    ([9], [100], [2], None),
     ([0], [INT_MAX], [0], None),
     ([1], [INT_MAX], [1], [2]),
     ([0], [INT_MAX], [1], [2]),
@@ -106,6 +112,16 @@ def test_split_into_equal_parts(size: int, count: int) -> None:
         outputs=count,
         torch_function=lambda x: torch.split(x, -(-size // count), 1),
     )
+
+
+def test_split_with_an_unused_piece() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[rows, 5] x) => (float[rows, 2] y) '
+        "<int64[3] sizes = {1, 2, 2}, float[rows, 1] a, float[rows, 2] b> { a, y, b = Split<axis = 1>(x, sizes) }"
+    )
+    feeds = {"x": np.zeros((2, 5), np.float32), "y.grad_output": np.array([[1, 2], [3, 4]], np.float32)}
+    (dx,) = run_runtime(joint_graph(model, ["x"], BUILTIN_RULES), feeds)
+    np.testing.assert_array_equal(dx, [[0, 1, 2, 0, 0], [0, 3, 4, 0, 0]])
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])

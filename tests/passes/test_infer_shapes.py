@@ -1,0 +1,45 @@
+"""Symbolic sizes are only claimed to be what they must be."""
+
+from __future__ import annotations
+
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+from onnxgrad.passes.infer_shapes import InferShapes
+
+
+def inferred_shape(graph: str) -> list[str]:
+    model = ir.from_proto(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {graph}'))
+    InferShapes()(model)
+    (output,) = model.graph.outputs
+    assert output.shape is not None
+    return [str(dim) for dim in output.shape]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "size"),
+    [
+        ("starts = {0}, int64[1] ends = {512}", "Min(512, n)"),
+        ("starts = {2}, int64[1] ends = {512}", "Max(0, Min(512, n) - 2)"),
+        ("starts = {0}, int64[1] ends = {1}", "1"),
+    ],
+)
+def test_a_slice_may_end_before_its_constant_end(bounds: str, size: str) -> None:
+    shape = inferred_shape(
+        f"g (float[2, n] x) => (float[a, b] y) <int64[1] {bounds}, int64[1] axes = {{1}}> "
+        "{ y = Slice(x, starts, ends, axes) }"
+    )
+    assert shape == ["2", size]
+
+
+def test_a_slice_of_a_known_size_is_known() -> None:
+    shape = inferred_shape(
+        "g (float[2, 7] x) => (float[a, b] y) <int64[1] starts = {1}, int64[1] ends = {512}, int64[1] axes = {1}> "
+        "{ y = Slice(x, starts, ends, axes) }"
+    )
+    assert shape == ["2", "6"]
+
+
+def test_two_symbols_broadcast_to_the_larger() -> None:
+    assert inferred_shape("g (float[m] x, float[n] z) => (float[k] y) { y = Add(x, z) }") == ["Max(m, n)"]
