@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..passes.differentiate import PASS, differentiate
+from ..passes.inline_functions import InlineFunctions
+from ..passes.lift_constants import LiftConstants
 from ..passes.registry import Registry
 from ..passes.tape import Tape
 from ..passes.upgrade_opset import UpgradeOpset
@@ -115,7 +117,8 @@ class JointBuilder:
 
 def _canonical(loss: ModelLike) -> ir.Model:
     model = load_model(loss).model
-    UpgradeOpset()(model)
+    for step in (InlineFunctions(), LiftConstants(), UpgradeOpset()):
+        step.call(model)
     return model
 
 

@@ -7,7 +7,8 @@ import math
 import onnx_ir as ir
 
 from ...passes.errors import InputError
-from ...passes.tape import Tape
+from ...passes.infer_shapes import NodeInference
+from ...passes.tape import CANONICAL_OPSET, Tape
 
 
 def attach_loss_model(graph: ir.Graph, loss: ir.Model) -> tuple[ir.Value, list[ir.Value]]:
@@ -27,7 +28,6 @@ def attach_loss_model(graph: ir.Graph, loss: ir.Model) -> tuple[ir.Value, list[i
     fragment = loss.graph.clone()
     if len(fragment.outputs) != 1:
         raise InputError(f"The loss model has {len(fragment.outputs)} outputs; it needs one, the loss")
-    _check_scalar(fragment.outputs[0])
     values = {value.name: value for node in graph for value in node.outputs}
     values |= {value.name: value for value in (*graph.inputs, *graph.outputs)}
     op = Tape(graph)
@@ -67,8 +67,12 @@ def attach_loss_model(graph: ir.Graph, loss: ir.Model) -> tuple[ir.Value, list[i
         graph.register_initializer(value)
     graph.inputs.extend(labels)
     graph.extend(nodes)
-    if result.is_graph_input() or result.is_graph_output() or result.producer() is None:
+    inference = NodeInference(graph, CANONICAL_OPSET)
+    for node in nodes:
+        inference.infer(node)
+    if result.producer() is None:
         raise InputError("The loss model computes nothing")
+    _check_scalar(result)
     result.name = op.fresh_name("loss")
     return result, labels
 
