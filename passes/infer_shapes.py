@@ -96,10 +96,26 @@ def _recall(given: dict[ir.Value, ir.Shape]) -> bool:
 
 
 def _correct(node: ir.Node) -> bool:
-    """Take back what the inference library supposes of symbolic sizes; whether there was anything."""
+    """Undo what the inference library supposes without reason or forgets; whether there was anything."""
     if node.domain not in ("", "ai.onnx"):
         return False
+    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+        return _keep_rank(node)
     return _keep_slices_open(node) if node.op_type == "Slice" else _keep_symbols_apart(node)
+
+
+def _keep_rank(node: ir.Node) -> bool:
+    """Give the result the rank that follows from the ranks of the inputs, where the sizes are computed.
+
+    The inference library then gives up the rank, too.
+    """
+    output, shapes = node.outputs[0], [None if value is None else value.shape for value in node.inputs]
+    count = shapes[-1][0] if shapes[-1] is not None and len(shapes[-1]) == 1 else None
+    if output.shape is not None or shapes[0] is None or not isinstance(count, int):
+        return False
+    rank = count if node.op_type == "ConstantOfShape" else max(count, len(shapes[0]))
+    output.shape = ir.Shape([None] * rank)
+    return True
 
 
 def _keep_slices_open(node: ir.Node) -> bool:

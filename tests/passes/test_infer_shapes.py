@@ -43,3 +43,20 @@ def test_a_slice_of_a_known_size_is_known() -> None:
 
 def test_two_symbols_broadcast_to_the_larger() -> None:
     assert inferred_shape("g (float[m] x, float[n] z) => (float[k] y) { y = Add(x, z) }") == ["Max(m, n)"]
+
+
+@pytest.mark.parametrize(
+    ("node", "rank"),
+    [("Expand(x, sizes)", 3), ("ConstantOfShape(sizes)", 3), ("Expand(x, two)", 2), ("Tile(x, two)", 2)],
+)
+def test_computed_sizes_have_a_known_rank(node: str, rank: int) -> None:
+    model = ir.from_proto(
+        onnx.parser.parse_model(
+            '<ir_version: 10, opset_import: ["": 20]> '
+            f"g (float[2, n] x, int64[3] sizes, int64[2] two) => (float y) {{ z = {node} y = ReduceSum(z) }}"
+        )
+    )
+    InferShapes()(model)
+    shape = model.graph[0].outputs[0].shape
+    assert shape is not None
+    assert len(shape) == rank
