@@ -155,9 +155,6 @@ def _deserialize(proto: onnx.ModelProto, folder: Path | None, name: str) -> ir.M
         raise InvalidModelError(f"{name} is not a valid ONNX model: {_first_lines(str(error))}") from error
     if folder is not None:
         ir.external_data.set_base_dir(model.graph, folder)
-    # Up to IR version 3 every initializer was listed as an input as well.
-    graph = model.graph
-    graph.inputs[:] = [value for value in graph.inputs if value.name not in graph.initializers]
     return model
 
 

@@ -37,6 +37,8 @@ def normalize(
     Raises InputError when *free_dims* names a dim that no input has.
     """
     graph = pipeline.model.graph
+    # Up to IR version 3 every initializer was listed as an input as well; a weight is no input.
+    graph.inputs[:] = [value for value in graph.inputs if value.name not in graph.initializers]
     if free_dims:
         pipeline.step("FixDims", lambda: fix_dims(graph, free_dims))
     pipeline.run([InlineFunctions(), LiftConstants(), UpgradeOpset(), InferShapes()])

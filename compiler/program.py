@@ -101,20 +101,21 @@ class Program:
             gradients = {port.name: port for port in self.signature.outputs_of("gradient")}
             names = {outputs[name]: f"{name}.buffer" for name in gradients}
             partners = accumulate(graph, names)
-            return Program(model, _accumulating(self.signature, graph, partners))
+            return Program(model, _accumulating(self.signature, graph, partners), self.report, self.unused)
         inputs = {value.name: value for value in graph.inputs}
         buffers = list(self.signature.outputs_of("grad_buffer"))
         discard_buffers(graph, {outputs[port.name]: inputs[port.partner] for port in buffers})
-        return Program(model, _fresh(self.signature))
+        return Program(model, _fresh(self.signature), self.report, self.unused)
 
     def executable(self) -> ir.Model:
-        """The joint graph for a runtime session that feeds the parameters.
+        """The joint graph for a runtime session that feeds all inputs, the parameters among them.
 
-        Its parameters are inputs *without* a default, so that the session holds no second copy of them.
+        Inputs have no default in it: the session would hold a second copy of the parameters, and ONNX Runtime does
+        not bind inputs that have one.
         """
         model = self.model.clone()
-        for port in self.signature.inputs_of("parameter"):
-            del model.graph.initializers[port.name]
+        for port in self.signature.inputs:
+            model.graph.initializers.pop(port.name, None)
         return model
 
     def forward(self, *, loss: bool = False) -> ir.Model:

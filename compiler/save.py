@@ -50,7 +50,10 @@ def _staging(path: Path) -> Iterator[Path]:
 
     The file *path* itself moves last, so that it never refers to data that is not there yet.
     """
-    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
     try:
         yield staging
         for staged in sorted(staging.iterdir(), key=lambda file: file.name == path.name):

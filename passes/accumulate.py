@@ -63,7 +63,12 @@ def _add(graph: ir.Graph, gradient: ir.Value, buffer: ir.Value) -> ir.Value:
         metadata_props={PASS: "accumulate"},
         outputs=[ir.Value(name=name, type=gradient.type, shape=gradient.shape)],
     )
-    graph.append(node)
+    producer = gradient.producer()
+    if producer is None:
+        graph.append(node)
+    else:
+        # Right behind the gradient, which need not live longer than that.
+        graph.insert_after(producer, node)
     graph.outputs[graph.outputs.index(gradient)] = node.outputs[0]
     return node.outputs[0]
 

@@ -15,7 +15,7 @@ from ..compiler.program import Program
 from ..compiler.save import save_proto
 from ..compiler.signature import Port
 from ..passes.errors import InputError
-from .buffers import Buffers, Layout
+from .buffers import Buffers, Layout, np_dtype
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
 from .feeds import Array, check_feeds
@@ -205,7 +205,10 @@ class Session:
         # Labels are not asked for when only the forward outputs are computed, but may be in the batch.
         labels = {port.name for port in self.program.signature.inputs_of("label")} - set(fed)
         arrays: dict[str, Array] = {name: array for name, array in inputs.items() if name not in labels}
-        ports: list[Port] = [*fed.values(), *(seeds[name] for name in given)]
+        for name, port in seeds.items():
+            if name not in given:
+                given[name] = np.ones([int(dim) for dim in port.shape or () if dim is not None], np_dtype(port.dtype))
+        ports: list[Port] = [*fed.values(), *seeds.values()]
         return check_feeds(ports, {**arrays, **{seeds[name].name: array for name, array in given.items()}})
 
 
