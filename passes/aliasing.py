@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import onnx_ir as ir
 
+_STANDARD = ("", "ai.onnx")
+
 _ELEMENTWISE = frozenset(
-    "Abs Add Clip Div Exp Log Max Min Mul Neg Pow Reciprocal Relu Sigmoid Sqrt Sub Sum Tanh Where".split()
+    "Abs Add Cast Clip Div Exp Log Max Min Mul Neg Pow Reciprocal Relu Sigmoid Sqrt Sub Sum Tanh Where".split()
 )
 """Operators of which every runtime computes element i of the output from element i of the inputs alone."""
 
@@ -13,44 +17,52 @@ _ELEMENTWISE = frozenset(
 def may_alias(graph: ir.Graph, source: ir.Value, target: ir.Value) -> bool:
     """Whether one memory may be bound as the graph input *source* and as the graph output *target*.
 
-    It may when the node that writes *target* reads *source* element by element, as it writes, and everything else
-    that depends on *source* runs before: is an ancestor of that node. That holds for the readers of derived values
-    too, as a runtime may serve a Reshape as a view of its input, or fuse a reader into the nodes that follow it.
-    False where there is no proof.
+    It may when all that depends on *source* runs before the node that writes *target*, and that node reads *source*,
+    and what was derived from it, element by element as it writes. Readers of derived values count because a runtime
+    may serve a Reshape as a view of its input, and fuse a node into those that follow it. False where there is no
+    proof.
     """
     writer = target.producer()
     if writer is None or source.graph is not graph or writer.graph is not graph:
         return False
     if not source.is_graph_input() or source.is_graph_output() or not target.is_graph_output():
         return False
-    if not _same_memory(source, target) or not _reads_as_it_writes(writer, source, target):
+    if source.dtype is None or source.dtype != target.dtype or not _same_shape(source, target):
         return False
     readers = _readers(source, writer)
     if readers and not readers <= _ancestors(writer):
         return False
     # A view that is itself an output could be of the memory that is written over.
-    return all(_computes(node) for node in readers if any(value.is_graph_output() for value in node.outputs))
+    if not all(_computes(node) for node in readers if any(value.is_graph_output() for value in node.outputs)):
+        return False
+    derived = {source, *(value for node in readers for value in node.outputs)}
+    return _reads_as_it_writes(writer, source, derived, target)
 
 
-def _same_memory(a: ir.Value, b: ir.Value) -> bool:
-    """Whether dtype and shape are known, and known to be equal."""
-    if a.dtype is None or a.dtype != b.dtype or a.shape is None or b.shape is None or a.shape != b.shape:
+def _same_shape(a: ir.Value, b: ir.Value) -> bool:
+    """Whether the shapes are known, and known to be equal."""
+    if a.shape is None or b.shape is None or a.shape != b.shape:
         return False
     return all(isinstance(dim, int) or dim.value is not None for dim in a.shape)
 
 
-def _reads_as_it_writes(writer: ir.Node, source: ir.Value, target: ir.Value) -> bool:
-    """Whether *writer* has read an element of *source* by the time it writes the element of *target* at its place."""
-    if writer.domain not in ("", "ai.onnx"):
+def _reads_as_it_writes(writer: ir.Node, source: ir.Value, derived: Set[ir.Value], target: ir.Value) -> bool:
+    """Whether *writer* reads no element of *source* after it wrote the element of *target* at its place."""
+    positions = [index for index, value in enumerate(writer.inputs) if value in derived]
+    if writer.op_type == "Scan" and writer.domain in _STANDARD:
+        return len(positions) == 1 and writer.inputs[positions[0]] is source and _scans(writer, positions[0], target)
+    if writer.op_type == "Gemm" and writer.domain in _STANDARD:
+        if positions != [2]:
+            return False
+    elif not _computes(writer):
         return False
-    positions = [index for index, value in enumerate(writer.inputs) if value is source]
-    if not positions:
-        return False
-    if writer.op_type == "Gemm":
-        return positions == [2]
-    if writer.op_type == "Scan":
-        return len(positions) == 1 and _scans_in_place(writer, positions[0], target)
-    return _computes(writer)
+    read = [value for index in positions if (value := writer.inputs[index]) is not None]
+    return all(value is source or _is_elementwise_result(value, target) for value in read)
+
+
+def _is_elementwise_result(value: ir.Value, target: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and _computes(node) and _same_shape(value, target)
 
 
 def _computes(node: ir.Node) -> bool:
@@ -58,12 +70,12 @@ def _computes(node: ir.Node) -> bool:
 
     Runtimes reduce three inputs or more of Max, Min and Sum pair by pair *in the output*, over what is yet to be read.
     """
-    if node.op_type not in _ELEMENTWISE or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in _ELEMENTWISE or node.domain not in _STANDARD:
         return False
     return node.op_type not in ("Max", "Min", "Sum") or len(node.inputs) == 2
 
 
-def _scans_in_place(scan: ir.Node, position: int, target: ir.Value) -> bool:
+def _scans(scan: ir.Node, position: int, target: ir.Value) -> bool:
     """Whether *scan* takes its input at *position* apart just as it puts *target* together, one slice in place each.
 
     A runtime lets the body read and write the slices in the whole tensors' own memory.

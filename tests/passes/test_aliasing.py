@@ -19,9 +19,12 @@ SAFE = {
     "the other operand is broadcast": ("s = ReduceMax <keepdims = 1> (a)  y = Mul (x, s)", ""),
     "read twice by the writer": ("y = Mul (x, x)", ""),
     "unary": ("y = Tanh (x)", ""),
-    "select": ("c = Greater (x, a)  y = Where (c, x, a)", ""),
+    "select": ("c = Greater (a, b)  y = Where (c, x, a)", ""),
     "read before": ("s = ReduceSum <keepdims = 1> (x)  k = Div (a, s)  y = Add (x, k)", ""),
     "a view of it is read before": ("t = Transpose (x)  u = Transpose (t)  k = Mul (u, a)  y = Sub (x, k)", ""),
+    "not read by the writer, only before": ("z = Mul (x, a)  y = Add (z, b)", ", float[4,4] z"),
+    "not read at all": ("y = Add (a, b)", ""),
+    "computed in another type": ("d = Cast <to = 11> (x)  e = Mul (d, d)  y = Cast <to = 1> (e)", ""),
     "gemm's C": ("y = Gemm <transA = 1> (a, b, x)", ""),
     "a new output that depends on it": ("z = Mul (x, a)  y = Add (x, z)", ", float[4,4] z"),
 }
@@ -45,7 +48,9 @@ UNSAFE = {
     "three operands are summed in the output": ("y = Sum (a, b, x)", ""),
     "gemm's A": ("y = Gemm (x, b, a)", ""),
     "gemm's A and C": ("y = Gemm (x, b, x)", ""),
-    "not read by the writer": ("z = Mul (x, a)  y = Add (z, a)", ", float[4,4] z"),
+    "gemm's C and, by a view, its A": ("v = Identity (x)  y = Gemm (v, b, x)", ""),
+    "an operator of another domain": ("y = com.microsoft.Gelu (x)", ""),
+    "broadcast after a reduction": ("s = ReduceMax <keepdims = 1> (x)  y = Mul (x, s)", ""),
     "read in a branch": (
         "y = Add (x, a)  m = ReduceMax <keepdims = 0> (a)  c = Greater (m, zero)  "
         "z = If (c) <then_branch = t () => (float[4,4] p) { p = Mul (x, x) }, "
