@@ -68,6 +68,16 @@ class Primal:
             return None
         return sorted(int(axis) % self.required(0).rank for axis in tensor.constant.reshape(-1))
 
+    def extra_output(self, index: int, dtype: ir.DataType, shape: ir.Shape) -> Tensor:
+        """The optional output at *index* of the forward node, which is made to compute it if it does not yet."""
+        if index >= len(self.node.outputs):
+            self.node.resize_outputs(index + 1)
+        value = self.node.outputs[index]
+        if not value.name:
+            value.name = self.op.fresh_name(f"{self.node.outputs[0].name}:{index}")
+        value.type, value.shape = ir.TensorType(dtype), shape
+        return self.op.tensor(value)
+
     def refuse(self, why: str) -> UnsupportedError:
         """The error to raise when this node uses a form that the rule does not cover."""
         return UnsupportedError(f"{describe(self.node)} cannot be differentiated: {why}")

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +21,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
 from onnxgrad.passes.activity import find_activity
 from onnxgrad.passes.differentiate import differentiate
@@ -31,6 +28,8 @@ from onnxgrad.passes.infer_shapes import InferShapes
 from onnxgrad.passes.registry import Registry
 from onnxgrad.passes.rules import BUILTIN_RULES
 from onnxgrad.passes.tape import CANONICAL_OPSET
+
+from .reference_operators import Reference
 
 Arrays = Sequence[np.ndarray | None]
 
@@ -226,35 +225,6 @@ def joint_graph(model: onnx.ModelProto, wrt: Sequence[str], rules: Registry, suf
     proto = ir.to_proto(joint)
     onnx.checker.check_model(proto)
     return proto
-
-
-class Erf(OpRun):
-    """Erf in the precision of its input, where the evaluator's own rounds to float32."""
-
-    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
-        return (np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype),)
-
-
-class Gelu(OpRun):
-    """Gelu with its constants in full precision, where its function body has them in float32."""
-
-    def _run(self, x: np.ndarray, approximate: str | None = None) -> tuple[np.ndarray]:
-        y = torch.nn.functional.gelu(torch.tensor(x), approximate=approximate or "none")
-        return (y.numpy(),)
-
-
-class Mean(OpRun):
-    """Mean of any operands, where the evaluator's own adds them into the first and fails if that broadcasts."""
-
-    def _run(self, *operands: np.ndarray) -> tuple[np.ndarray]:
-        return (np.asarray(sum(operands) / len(operands)).astype(operands[0].dtype),)
-
-
-class Reference(ReferenceEvaluator):
-    """The reference evaluator with these operators, also inside those that it expands as functions."""
-
-    def __init__(self, proto: Any, **options: Any) -> None:
-        super().__init__(proto, **{**options, "new_ops": [Erf, Gelu, Mean]})
 
 
 def run_reference(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -1,0 +1,81 @@
+"""Operators that the reference evaluator computes wrongly, or not in the precision of its input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+
+class Erf(OpRun):
+    """Erf in the precision of its input, where the evaluator's own rounds to float32."""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype),)
+
+
+class Gelu(OpRun):
+    """Gelu with its constants in full precision, where its function body has them in float32."""
+
+    def _run(self, x: np.ndarray, approximate: str | None = None) -> tuple[np.ndarray]:
+        y = torch.nn.functional.gelu(torch.tensor(x), approximate=approximate or "none")
+        return (y.numpy(),)
+
+
+class GroupNormalization(OpRun):
+    """GroupNormalization in the precision of its input, where its function body computes in float32."""
+
+    def _run(self, x, scale, bias, epsilon=None, num_groups=None, stash_type=None) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
+        groups = x.reshape(x.shape[0], num_groups, -1)
+        normalized = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + epsilon)
+        spread = (-1, *[1] * (x.ndim - 2))
+        return ((normalized.reshape(x.shape) * scale.reshape(spread) + bias.reshape(spread)).astype(x.dtype),)
+
+
+class LpNormalization(OpRun):
+    """LpNormalization by the norm of magnitudes, where the evaluator's own adds signed values for p = 1."""
+
+    def _run(self, x: np.ndarray, axis: int | None = None, p: int | None = None) -> tuple[np.ndarray]:
+        norm = np.linalg.norm(x, ord=p, axis=axis, keepdims=True)
+        return (np.divide(x, norm, out=np.zeros_like(x), where=norm != 0),)
+
+
+class LRN(OpRun):
+    """LRN of any rank, each channel with its own neighbours; the evaluator's own takes four axes only."""
+
+    def _run(self, x, alpha=None, beta=None, bias=None, size=None) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
+        sums = np.zeros_like(x)
+        for channel in range(x.shape[1]):
+            window = slice(max(0, channel - (size - 1) // 2), channel + size // 2 + 1)
+            sums[:, channel] = np.square(x[:, window]).sum(1)
+        return ((x / (bias + alpha / size * sums) ** beta).astype(x.dtype),)
+
+
+class Mean(OpRun):
+    """Mean of any operands, where the evaluator's own adds them into the first and fails if that broadcasts."""
+
+    def _run(self, *operands: np.ndarray) -> tuple[np.ndarray]:
+        return (np.asarray(sum(operands) / len(operands)).astype(operands[0].dtype),)
+
+
+class MeanVarianceNormalization(OpRun):
+    """MeanVarianceNormalization in any precision, where its function body has float32 constants."""
+
+    def _run(self, x: np.ndarray, axes: list[int] | None = None) -> tuple[np.ndarray]:
+        over = tuple(axes or (0, 2, 3))
+        return (((x - x.mean(over, keepdims=True)) / (x.std(over, keepdims=True) + 1e-9)).astype(x.dtype),)
+
+
+OPERATORS = [Erf, Gelu, GroupNormalization, LpNormalization, LRN, Mean, MeanVarianceNormalization]
+
+
+class Reference(ReferenceEvaluator):
+    """The reference evaluator with these operators, also inside those that it expands as functions."""
+
+    def __init__(self, proto: onnx.ModelProto | Any, **options: Any) -> None:
+        super().__init__(proto, **{**options, "new_ops": OPERATORS})
