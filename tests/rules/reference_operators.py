@@ -53,7 +53,7 @@ class LRN(OpRun):
         for channel in range(x.shape[1]):
             window = slice(max(0, channel - (size - 1) // 2), channel + size // 2 + 1)
             sums[:, channel] = np.square(x[:, window]).sum(1)
-        return ((x / (bias + alpha / size * sums) ** beta).astype(x.dtype),)
+        return ((x / (bias + float(alpha) / size * sums) ** beta).astype(x.dtype),)
 
 
 class Mean(OpRun):
