@@ -7,9 +7,14 @@ ifeq ($(origin PYTHON), undefined)
     $$python -c '$(usable)' 2>/dev/null && echo $$python && break; done)
 endif
 
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One line for each package that is fetched, instead of all that pip says.
+BRIEFLY := awk '/(Downloading|Using cached|Processing) .*\.whl/ && !/metadata/ { sub(/^ */, "  "); sub(/ \(from.*/, ""); print } \
+  /^Installing/ { print "  Installing them" } { fflush() }'
 STEP := @printf '\n==> %s\n'
 
 .DEFAULT_GOAL := help
@@ -53,12 +58,12 @@ clean:
 # A stamp for each extra: installed once, and again when pyproject.toml changes.
 $(VENV)/demo.installed: pyproject.toml | $(VENV)/created
 	$(STEP) 'Install onnxgrad[demo] into $(VENV)'
-	@$(PIP) install --editable '.[demo]'
+	@$(PIP) install --editable '.[demo]' | $(BRIEFLY)
 	@touch $@
 
 $(VENV)/test.installed: pyproject.toml | $(VENV)/created
 	$(STEP) 'Install onnxgrad[test] into $(VENV): PyTorch is large, so the first time takes a while'
-	@$(PIP) install --editable '.[test]'
+	@$(PIP) install --editable '.[test]' | $(BRIEFLY)
 	@touch $@ $(VENV)/demo.installed
 
 $(VENV)/created:

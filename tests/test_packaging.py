@@ -1,4 +1,4 @@
-"""The wheel holds every package: setuptools cannot find them by itself where the folders are not laid out as installed."""
+"""The wheel holds every package, which setuptools cannot find by itself where folders are not laid out as installed."""
 
 import tomllib
 from pathlib import Path
