@@ -39,7 +39,7 @@ class Executor:
     ) -> None:
         self.signature = signature
         self._device = device
-        self._session = _create(model, providers, options or _default_options())
+        self._session = create_session(model, providers, options)
         names = {value.name for value in model.graph.inputs}
         self.ports = [port for port in signature.inputs if port.name in names]
         outputs = {value.name for value in model.graph.outputs}
@@ -97,8 +97,8 @@ class Executor:
         return results
 
     def _bind_buffer(self, bind: Any, port: Port, buffers: Buffers, name: str) -> None:
-        element = _ELEMENT_TYPES.get(port.dtype) or np_dtype(port.dtype).type
         shape = list(buffers.layout.slots[name].shape)
+        element = element_type(port.dtype)
         bind(port.name, self._device.kind, self._device.index, element, shape, buffers.address(name))
 
     def _bind_result(
@@ -117,7 +117,11 @@ class Executor:
             binding.bind_output(port.name, kind, self._device.index if kind != "cpu" else 0)
 
 
-def _create(model: ir.Model, providers: Sequence[Provider], options: ort.SessionOptions) -> ort.InferenceSession:
+def create_session(
+    model: ir.Model, providers: Sequence[Provider], options: ort.SessionOptions | None
+) -> ort.InferenceSession:
+    """Load *model* into ONNX Runtime. Raises Error, with the runtime's reason, when it does not take it."""
+    options = options or _default_options()
     weights = [v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None]
     try:
         if sum(weights) <= EXTERNAL_DATA_THRESHOLD:
@@ -128,6 +132,11 @@ def _create(model: ir.Model, providers: Sequence[Provider], options: ort.Session
             return ort.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:
         raise Error(f"ONNX Runtime could not load the graph: {_reason(error)}") from error
+
+
+def element_type(dtype: str) -> Any:
+    """What ONNX Runtime's binding takes for a signature's dtype name."""
+    return _ELEMENT_TYPES.get(dtype) or np_dtype(dtype).type
 
 
 def _default_options() -> ort.SessionOptions:

@@ -35,6 +35,7 @@ class Session:
             written to.
         grads: what `backward` accumulated, by the parameters' names (or those of other members of `wrt`).
         providers: the execution providers in use.
+        options: ONNX Runtime's session options, None for the defaults.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Session:
         self.program = program
         self.providers = resolve_providers(providers)
         self.device = device_of(self.providers)
-        self._options = options
+        self.options = options
         self._executors: dict[str, Executor] = {}
         self._build = threading.Lock()
         self._backward = threading.Lock()
@@ -181,7 +182,7 @@ class Session:
                     program = program.with_mode(kind)
                     model = program.executable()
                 self._executors[kind] = Executor(
-                    model, program.signature, providers=self.providers, options=self._options, device=self.device
+                    model, program.signature, providers=self.providers, options=self.options, device=self.device
                 )
             return self._executors[kind]
 

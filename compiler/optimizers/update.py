@@ -1,0 +1,70 @@
+"""The graph of one optimizer step on one flat buffer, whole or block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from ...passes.tape import Tape, Tensor
+from ..clipping import clip_scalars, clipped
+from .rule import UpdateRule
+
+OPSET = 18
+
+BLOCK = 262_144
+"""Elements a block: 1 MB of float32, so that all the intermediate results of a block stay in the processor's cache."""
+
+
+def update_model(rule: UpdateRule, dtype: ir.DataType, *, blocked: bool, clip_value: bool) -> ir.Model:
+    """The graph that makes one step of *rule* on buffers of *dtype*.
+
+    Inputs are `parameter`, `gradient` and the states, of shape [n], or [n / BLOCK, BLOCK] if *blocked*, then the
+    rule's scalars and those of clipping, in the dtype of the arithmetic: float32 for narrower buffers, as PyTorch's
+    kernels have it. Outputs are `parameter.next` and `<state>.next`, each of which may be written over its input.
+
+    A blocked graph is a Scan of the chain: on a CPU, where the chain on its own goes to memory and back in each of
+    its operators, less than half the time (39 against 97 ms for the AdamW of 29 million elements on two cores).
+    """
+    names = ["parameter", "gradient", *rule.states]
+    arithmetic = dtype if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+    scalars = [_input(name, arithmetic, []) for name in (*clip_scalars(by_value=clip_value), *rule.scalars)]
+
+    def chain(op: Tape, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Emit the step; the next parameter and states."""
+        given = {str(scalar.name): op.tensor(scalar) for scalar in scalars}
+        parameter, gradient, *old = (tensor.cast(arithmetic) for tensor in tensors)
+        gradient = clipped(gradient, given)
+        if "weight_decay" in given:
+            gradient = gradient + parameter * given["weight_decay"]
+        emitted = rule.next_states(gradient, dict(zip(rule.states, old, strict=True)), given)
+        states = {name: emitted[name].cast(dtype) for name in rule.states}
+        stored = {name: state.cast(arithmetic) for name, state in states.items()}
+        return [rule.next_parameter(parameter, gradient, stored, given).cast(dtype), *states.values()]
+
+    shape = ["blocks", BLOCK] if blocked else ["n"]
+    tensors = [_input(name, dtype, shape) for name in names]
+    graph = ir.Graph([*tensors, *scalars], [], nodes=[], opset_imports={"": OPSET}, name="update")
+    op = Tape(graph, opset=OPSET)
+    outer = [op.tensor(tensor) for tensor in tensors]
+    results = _scan(op, outer, dtype, chain) if blocked else chain(op, outer)
+    for name, result in zip(["parameter", *rule.states], results, strict=True):
+        result.value.name = f"{name}.next"
+        graph.outputs.append(result.value)
+    return ir.Model(graph, ir_version=10)
+
+
+def _scan(
+    op: Tape, tensors: Sequence[Tensor], dtype: ir.DataType, chain: Callable[[Tape, Sequence[Tensor]], list[Tensor]]
+) -> tuple[Tensor, ...]:
+    """Run *chain* on each row of *tensors*."""
+    rows = [_input(f"{tensor.value.name}.block", dtype, [BLOCK]) for tensor in tensors]
+    body = ir.Graph(rows, [], nodes=[], opset_imports={"": OPSET}, name="block")
+    inner = Tape(body, opset=OPSET)
+    results = chain(inner, [inner.tensor(row) for row in rows])
+    body.outputs.extend(result.value for result in results)
+    return op.emit_many("Scan", *tensors, outputs=len(results), body=body, num_scan_inputs=len(tensors))
+
+
+def _input(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
