@@ -6,6 +6,7 @@ from ..registry import Registry
 from . import (
     activations,
     attention,
+    convolution,
     cumulative,
     declarations,
     dropout,
@@ -31,6 +32,7 @@ from . import (
 BUILTIN_RULES = Registry(
     activations.rules,
     attention.rules,
+    convolution.rules,
     cumulative.rules,
     declarations.rules,
     dropout.rules,

@@ -8,8 +8,54 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+
+
+class ConvTranspose(OpRun):
+    """ConvTranspose by PyTorch, where the evaluator's own mixes the groups up and takes each element in turn."""
+
+    def _run(  # type: ignore[no-untyped-def]
+        self,
+        x,
+        w,
+        bias=None,
+        auto_pad=None,
+        dilations=None,
+        group=None,
+        kernel_shape=None,
+        output_padding=None,
+        output_shape=None,
+        pads=None,
+        strides=None,
+    ) -> tuple[np.ndarray]:
+        rank = x.ndim - 2
+        strides, dilations = np.array(strides or [1] * rank), np.array(dilations or [1] * rank)
+        extra = np.array(output_padding or [0] * rank)
+        function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+        whole = function(
+            torch.tensor(x),
+            torch.tensor(w),
+            None if bias is None else torch.tensor(bias),
+            tuple(strides),
+            0,
+            0,
+            group,
+            tuple(dilations),
+        ).numpy()
+        before, after = np.reshape(pads or [0] * (2 * rank), (2, rank))
+        if output_shape is not None or auto_pad.startswith("SAME"):
+            natural = np.array(whole.shape[2:]) + extra
+            wanted = output_shape if output_shape is not None else np.array(x.shape[2:]) * strides
+            total = np.maximum(natural - wanted, 0)
+            before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            after = total - before
+        margins = [(0, 0), (0, 0), *((0, each) for each in extra)]
+        fill = 0 if bias is None else bias.reshape(-1, *[1] * rank)
+        padded = np.pad(whole - fill, margins) + fill
+        cut = [slice(b, size - a) for b, a, size in zip(before, after, padded.shape[2:], strict=True)]
+        return (padded[:, :, *cut].astype(x.dtype),)
 
 
 class Erf(OpRun):
@@ -71,7 +117,7 @@ class MeanVarianceNormalization(OpRun):
         return (((x - x.mean(over, keepdims=True)) / (x.std(over, keepdims=True) + 1e-9)).astype(x.dtype),)
 
 
-OPERATORS = [Erf, Gelu, GroupNormalization, LpNormalization, LRN, Mean, MeanVarianceNormalization]
+OPERATORS = [ConvTranspose, Erf, Gelu, GroupNormalization, LpNormalization, LRN, Mean, MeanVarianceNormalization]
 
 
 class Reference(ReferenceEvaluator):
