@@ -23,6 +23,8 @@ LOSSES: dict[str, type[Loss]] = {
 }
 """The losses by name; `torch.nn.functional`'s spelling (`mse_loss`) is understood as well."""
 
+_ALIASES = {"bce_with_logits": "binary_cross_entropy_with_logits"}
+
 
 def resolve_loss(loss: str | Loss, **options: object) -> Loss:
     """The loss of a name, with its options (`label_smoothing=0.1`). A Loss is returned as it is.
@@ -31,7 +33,7 @@ def resolve_loss(loss: str | Loss, **options: object) -> Loss:
     """
     if isinstance(loss, Loss):
         return loss
-    kind = LOSSES.get(loss) or LOSSES.get(loss.removesuffix("_loss"))
+    kind = LOSSES.get(_ALIASES.get(loss, loss)) or LOSSES.get(loss.removesuffix("_loss"))
     if kind is None:
         near = nearest(loss, LOSSES)
         raise InputError(f"There is no loss {loss!r}{near}; the losses are {', '.join(LOSSES)}, or a path to a model")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import ClassVar
 
 import onnx_ir as ir
 
 from ...passes.errors import InputError, UnsupportedError
 from ...passes.tape import Tape, Tensor
 
-Reduction = Literal["mean", "sum", "none"]
+_KINDS: dict[type, type] = {float: Real, int: Integral, bool: bool, str: str}
+"""What is accepted for an option, by the type of its default."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Loss:
     reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), _KINDS.get(type(field.default), object)
+            if not isinstance(value, kind):
+                wanted = type(field.default).__name__
+                raise InputError(f"{type(self).__name__}: {field.name} takes a value of type {wanted}, not {value!r}")
         if self.reduction not in self.reductions:
             raise InputError(
                 f"{type(self).__name__}: reduction is one of {', '.join(self.reductions)}, not {self.reduction!r}"

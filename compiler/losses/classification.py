@@ -39,7 +39,7 @@ class CrossEntropy(Loss):
             raise InputError(f"CrossEntropy: label_smoothing is between 0 and 1, not {self.label_smoothing}")
 
     def label_type(self, prediction: Tensor) -> tuple[ir.DataType, ir.Shape]:
-        return ir.DataType.INT64, without_axis(prediction, min(1, prediction.rank - 1))
+        return ir.DataType.INT64, _without_classes(prediction)
 
     def attach(self, op: Tape, prediction: Tensor, label: Tensor) -> Tensor:
         scores, label, single = _batched(prediction, label)
@@ -63,17 +63,18 @@ class CrossEntropy(Loss):
         """(1 - s) of the loss of the label and s / C of the losses of all classes (arXiv:1512.00567, section 7)."""
         ignored = label.equals(self.ignore_index)
         known = op.Where(ignored, op.constant(0, label.dtype), label)
-        weight = _class_weights(op, log_prob, self.weight)
+        zero, one = op.constant(0, log_prob.dtype), op.constant(1, log_prob.dtype)
         of_label = -op.GatherElements(log_prob, known.unsqueeze([1]), axis=1).squeeze([1])
-        counted = op.Not(ignored).cast(log_prob.dtype)
+        weight = _class_weights(op, log_prob, self.weight)
         if weight is None:
-            share, of_all = counted, -log_prob.sum([1])
+            share, of_all = op.Where(ignored, zero, one), -log_prob.sum([1])
         else:
-            share = counted * op.Gather(weight, known, axis=0)
-            spread = weight.reshape([1, -1, *[1] * (log_prob.rank - 2)])
-            of_all = -(log_prob * spread).sum([1])
+            of_class = op.Gather(weight, known, axis=0)
+            share, of_label = op.Where(ignored, zero, of_class), of_label * of_class
+            of_all = -(log_prob * weight.reshape([1, -1, *[1] * (log_prob.rank - 2)])).sum([1])
         smoothing = self.label_smoothing / log_prob.count([1])
-        losses = share * of_label * (1.0 - self.label_smoothing) + counted * of_all * smoothing
+        # Selected, not multiplied by 0: scores of ignored samples may be infinite, and the seed too if all are ignored.
+        losses = op.Where(ignored, zero, of_label * (1.0 - self.label_smoothing) + of_all * smoothing)
         if self.reduction == "mean":
             return losses.sum() / share.sum()
         return self.reduce(losses)
@@ -92,7 +93,7 @@ class NLL(Loss):
     weight: Sequence[float] | None = None
 
     def label_type(self, prediction: Tensor) -> tuple[ir.DataType, ir.Shape]:
-        return ir.DataType.INT64, without_axis(prediction, min(1, prediction.rank - 1))
+        return ir.DataType.INT64, _without_classes(prediction)
 
     def attach(self, op: Tape, prediction: Tensor, label: Tensor) -> Tensor:
         scores, label, single = _batched(prediction, label)
@@ -124,12 +125,21 @@ class BinaryCrossEntropyWithLogits(Loss):
         # Softplus(-x) = log(1 + exp(-x)), which the runtime computes without overflow.
         negative = op.Softplus(-prediction)
         if self.pos_weight is not None:
-            factor = (op.constant(np.asarray(self.pos_weight), prediction.dtype) - 1.0) * label + 1.0
-            negative = negative * factor
+            positive = _element_weights(op, prediction, "pos_weight", self.pos_weight)
+            negative = negative * ((positive - 1.0) * label + 1.0)
         losses = (1.0 - label) * prediction + negative
         if self.weight is not None:
-            losses = losses * op.constant(np.asarray(self.weight), prediction.dtype)
+            losses = losses * _element_weights(op, prediction, "weight", self.weight)
         return self.reduce(losses)
+
+
+def _without_classes(prediction: Tensor) -> ir.Shape:
+    if prediction.rank == 0:
+        raise InputError(
+            f"The prediction {prediction.value.name!r} is a scalar, but this loss needs a score for each class: "
+            "[N, C, …] or [C]"
+        )
+    return without_axis(prediction, min(1, prediction.rank - 1))
 
 
 def _batched(prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor, bool]:
@@ -151,7 +161,29 @@ def _out_of_range_fails(op: Tape, scores: Tensor, label: Tensor, ignore_index: i
 def _class_weights(op: Tape, scores: Tensor, weight: Sequence[float] | None) -> Tensor | None:
     if weight is None:
         return None
-    classes = scores.shape[1]
-    if isinstance(classes, int) and len(weight) != classes:
-        raise InputError(f"The loss has {len(weight)} class weights, but the prediction has {classes} classes")
-    return op.constant(np.asarray(weight, dtype=np.float64), scores.dtype)
+    factors, classes = _numbers("weight", weight), scores.shape[1]
+    if factors.ndim != 1:
+        raise InputError(f"weight has one factor for each class, not the shape {list(factors.shape)}")
+    if isinstance(classes, int) and len(factors) != classes:
+        raise InputError(f"weight has {len(factors)} factors, but the prediction has {classes} classes")
+    return op.constant(factors, scores.dtype)
+
+
+def _element_weights(op: Tape, prediction: Tensor, option: str, weight: Sequence[Any] | float) -> Tensor:
+    factors, shape = _numbers(option, weight), prediction.shape
+    fits = factors.ndim <= len(shape) and all(
+        size in (1, dim) or not isinstance(dim, int)
+        for size, dim in zip(reversed(factors.shape), reversed(shape), strict=False)
+    )
+    if not fits:
+        raise InputError(
+            f"{option} of shape {list(factors.shape)} does not broadcast to the prediction, of shape {list(shape)}"
+        )
+    return op.constant(factors, prediction.dtype)
+
+
+def _numbers(option: str, value: Sequence[Any] | float) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{option} is a number or an array of numbers, not {value!r}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -127,14 +128,64 @@ def test_cross_entropy_leaves_ignored_labels_out(reduction: str, ignore_index: i
     )
 
 
-def test_cross_entropy_of_ignored_labels_only_is_nan_as_in_pytorch() -> None:
-    model = forward((2, 3))
-    result, _ = attach_loss(model.graph, CrossEntropy(), model.graph.outputs[0])
+def run_with_gradient(loss: Loss, prediction: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    model = forward(prediction.shape)
+    result, _ = attach_loss(model.graph, loss, model.graph.outputs[0])
     session = ort.InferenceSession(with_gradient(model, result).SerializeToString(), providers=["CPUExecutionProvider"])
-    value, _ = session.run(
-        None, {"x": np.ones((2, 3), np.float32), "labels": np.array([-100, -100]), "seed": np.array(1, np.float32)}
+    value, gradient = session.run(None, {"x": prediction, "labels": labels, "seed": np.array(1, np.float32)})
+    return value, gradient
+
+
+CLASS_WEIGHTS = [0.5, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "weight": CLASS_WEIGHTS}])
+def test_ignored_samples_alone_have_a_gradient_of_zero(options: dict[str, Any]) -> None:
+    value, gradient = run_with_gradient(CrossEntropy(**options), np.ones((2, 3), np.float32), np.array([-100, -100]))
+    assert np.isnan(value)  # as in PyTorch: the mean over no sample
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "weight": CLASS_WEIGHTS}])
+def test_ignored_samples_may_hold_infinities(options: dict[str, Any], reduction: str) -> None:
+    x, labels = np.array([[-np.inf, 0, 1], [1, 2, 3], [0, 1, 0]], np.float32), np.array([-100, 1, 2])
+    value, gradient = run_with_gradient(CrossEntropy(reduction=reduction, **options), x, labels)
+    tensor = torch.tensor(x, requires_grad=True)
+    weight = torch.tensor(CLASS_WEIGHTS) if "weight" in options else None
+    expected = F.cross_entropy(
+        tensor,
+        torch.tensor(labels),
+        weight=weight,
+        reduction=reduction,
+        label_smoothing=options.get("label_smoothing", 0.0),
     )
-    assert np.isnan(value)
+    expected.backward()
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, tensor.grad.numpy(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (BinaryCrossEntropyWithLogits(pos_weight=[1.0, 2.0]), "pos_weight of shape \\[2\\] does not broadcast"),
+        (BinaryCrossEntropyWithLogits(weight=np.ones((1, 4, 5))), "weight of shape \\[1, 4, 5\\] does not broadcast"),
+        (BinaryCrossEntropyWithLogits(weight=["a"]), "weight is a number or an array of numbers"),
+        (CrossEntropy(weight=[1.0, 2.0]), "weight has 2 factors, but the prediction has 5 classes"),
+        (NLL(weight=[[1.0]]), "weight has one factor for each class"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(loss: Loss, message: str) -> None:
+    model = forward((4, 5))
+    with pytest.raises(InputError, match=message):
+        attach_loss(model.graph, loss, model.graph.outputs[0])
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), NLL()])
+def test_a_scalar_has_no_classes(loss: Loss) -> None:
+    model = forward(())
+    with pytest.raises(InputError, match="'y' is a scalar"):
+        attach_loss(model.graph, loss, model.graph.outputs[0])
 
 
 @pytest.mark.parametrize("bad", [3, -1, -3])
@@ -282,6 +333,7 @@ def test_losses_have_names(name: str) -> None:
 
 def test_pytorchs_spelling_is_understood() -> None:
     assert resolve_loss("mse_loss") == MSE()
+    assert resolve_loss("bce_with_logits") == BinaryCrossEntropyWithLogits()
     assert resolve_loss("cross_entropy", label_smoothing=0.1) == CrossEntropy(label_smoothing=0.1)
 
 
@@ -293,6 +345,8 @@ def test_pytorchs_spelling_is_understood() -> None:
         (lambda: CrossEntropy(reduction="average"), "reduction is one of"),
         (lambda: CrossEntropy(label_smoothing=2.0), "between 0 and 1"),
         (lambda: Huber(delta=0.0), "positive"),
+        (lambda: CrossEntropy(label_smoothing="much"), "label_smoothing takes a value of type float, not 'much'"),
+        (lambda: KLDivergence(log_target=1), "log_target takes a value of type bool, not 1"),
     ],
 )
 def test_wrong_names_and_options_are_refused(call, message: str) -> None:
