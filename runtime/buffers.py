@@ -80,7 +80,11 @@ class Buffers:
     def __init__(self, layout: Layout, device: Device) -> None:
         self.layout = layout
         self.device = device
-        self._flat = {dtype: _allocate(length, dtype, device) for dtype, length in layout.lengths.items()}
+        zeros = {dtype: _aligned_zeros(length, dtype) for dtype, length in layout.lengths.items()}
+        on_host = device.kind == "cpu"
+        # On the CPU the arrays are the memory, so that a view of them keeps it alive.
+        self._host = zeros if on_host else {}
+        self._remote = {} if on_host else {dtype: _copy_to(device, array) for dtype, array in zeros.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layout.slots)
@@ -95,12 +99,12 @@ class Buffers:
         return list(self.layout.slots)
 
     def items(self) -> Iterator[tuple[str, np.ndarray]]:
-        return ((name, self[name]) for name in self)
+        flat = {dtype: self.read_flat(dtype) for dtype in self.layout.lengths}
+        return ((name, _view(flat[slot.dtype], slot)) for name, slot in self.layout.slots.items())
 
     def __getitem__(self, name: str) -> np.ndarray:
-        slot = self.layout.slots[name]
-        flat = self.read_flat(slot.dtype)
-        return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+        slot = self._slot(name)
+        return _view(self.read_flat(slot.dtype), slot)
 
     def __setitem__(self, name: str, array: np.ndarray) -> None:
         self.update({name: array})
@@ -120,23 +124,22 @@ class Buffers:
             self.write_flat(dtype, flat)
 
     def fill_zero(self) -> None:
-        for dtype in self._flat:
-            if self.device.kind == "cpu":
-                self.read_flat(dtype).fill(0)
+        for dtype, length in self.layout.lengths.items():
+            if dtype in self._host:
+                self._host[dtype].fill(0)
             else:
-                self.write_flat(dtype, np.zeros(self.layout.lengths[dtype], np_dtype(dtype)))
+                self.write_flat(dtype, np.zeros(length, np_dtype(dtype)))
 
     def read_flat(self, dtype: str) -> np.ndarray:
         """The whole flat buffer of *dtype*: on the CPU the memory itself, elsewhere a copy."""
-        return _as(self._flat[dtype].numpy(), dtype)
+        return self._host[dtype] if dtype in self._host else _as(self._remote[dtype].numpy(), dtype)
 
     def write_flat(self, dtype: str, array: np.ndarray) -> None:
         """Replace the contents of the flat buffer of *dtype*."""
-        own = self.read_flat(dtype) if self.device.kind == "cpu" else None
-        if own is None:
-            self._flat[dtype].update_inplace(_as_bits(array))
-        elif own.ctypes.data != array.ctypes.data:
-            own[:] = array
+        if dtype not in self._host:
+            self._remote[dtype].update_inplace(_as_bits(array))
+        elif array is not self._host[dtype]:
+            self._host[dtype][:] = array
 
     def address(self, name: str) -> int:
         """The device address of the tensor *name*."""
@@ -145,7 +148,7 @@ class Buffers:
 
     def flat_address(self, dtype: str) -> int:
         """The device address of the flat buffer of *dtype*."""
-        return int(self._flat[dtype].data_ptr())
+        return int(self._host[dtype].ctypes.data if dtype in self._host else self._remote[dtype].data_ptr())
 
     def _slot(self, name: str) -> Slot:
         if name not in self.layout.slots:
@@ -153,14 +156,24 @@ class Buffers:
         return self.layout.slots[name]
 
 
+def _view(flat: np.ndarray, slot: Slot) -> np.ndarray:
+    return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+
+
 def np_dtype(name: str) -> np.dtype:
     """The NumPy dtype of a signature's dtype name, ml_dtypes' included."""
     return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)
 
 
-def _allocate(length: int, dtype: str, device: Device) -> ort.OrtValue:
-    zeros = _as_bits(np.zeros(length, np_dtype(dtype)))
-    return ort.OrtValue.ortvalue_from_numpy(zeros, device.kind, device.index)
+def _aligned_zeros(length: int, dtype: str) -> np.ndarray:
+    itemsize = np_dtype(dtype).itemsize
+    memory = np.zeros(length * itemsize + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + length * itemsize].view(np_dtype(dtype))
+
+
+def _copy_to(device: Device, array: np.ndarray) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(_as_bits(array), device.kind, device.index)
 
 
 def _as_bits(array: np.ndarray) -> np.ndarray:

@@ -79,10 +79,7 @@ class Executor:
                 self._bind_buffer(binding.bind_output, port, grads, str(port.of))
             else:
                 self._bind_result(binding, port, {}, on_device=True)
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise Error(f"ONNX Runtime could not run the graph: {_reason(error)}") from error
+        run_bound(self._session, binding)
         results: dict[str, Any] = {}
         for port, value in zip(self._outputs, binding.get_outputs(), strict=True):
             if port.role == "grad_buffer":
@@ -132,6 +129,14 @@ def create_session(
             return ort.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:
         raise Error(f"ONNX Runtime could not load the graph: {_reason(error)}") from error
+
+
+def run_bound(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    """Run what is bound. Raises Error, with the runtime's reason, when it fails."""
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:
+        raise Error(f"ONNX Runtime could not run the graph: {_reason(error)}") from error
 
 
 def element_type(dtype: str) -> Any:

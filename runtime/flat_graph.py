@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
-from .executor import create_session, element_type
+from .executor import create_session, element_type, run_bound
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,6 @@ class FlatGraph:
             else:
                 binding.bind_output(output, "cpu")
                 results.append(output)
-        self._session.run_with_iobinding(binding)
+        run_bound(self._session, binding)
         values = dict(zip(self._outputs, binding.get_outputs(), strict=True))
         return {name: np.array(values[name].numpy()) for name in results}
