@@ -72,8 +72,8 @@ def compile(
     parameters = normalize(pipeline, rules, free_dims or {}, keep=names)
     selected, named = select_wrt(graph, wrt, parameters)
     differentiated = select_outputs(graph, outputs)
-    if not differentiated:
-        raise InputError("The model has no float output to differentiate; name an intermediate value in `outputs`")
+    if loss is not None and outputs is not None and len(differentiated) > 1:
+        raise InputError(f"A loss takes one output, but `outputs` names {len(differentiated)}")
 
     joint = JointBuilder(loaded.model, differentiated)
     if loss is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ..passes.errors import InputError, InvalidModelError
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
 _MAX_CHECKED_BYTES = (2 << 30) - 1
+_TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+_WITH_BYTES = set(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING}
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,17 @@ def load_model(source: ModelLike) -> LoadedModel:
         InvalidModelError: it is not ONNX, it is truncated, the checker rejects it, or its external data is
             missing, too short, or outside the model's folder.
     """
-    path: Path | None = None
+    path, folder = None, None
     if isinstance(source, ir.Model):
-        proto, name = ir.to_proto(source), source.graph.name or "the model"
+        proto, name, folder = ir.to_proto(source), source.graph.name or "the model", _folder_of(source)
     elif isinstance(source, onnx.ModelProto):
         proto, name = source, source.graph.name or "the model"
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
-        proto, name = _read(path), os.fspath(path)
+        proto, name, folder = _read(path), os.fspath(path), path.parent.resolve()
     else:
         raise InputError(f"A model is a path, an onnx.ModelProto or an onnx_ir.Model, not {type(source).__name__}")
-    folder = None if path is None else path.parent.resolve()
-    if not (isinstance(source, ir.Model) and _has_external_data(source)):
-        _check(proto, folder, name, path)
+    _check(proto, folder, name, path)
     return LoadedModel(_deserialize(proto, folder, name), proto, folder)
 
 
@@ -78,12 +79,12 @@ def _check(proto: onnx.ModelProto, folder: Path | None, name: str, path: Path | 
     if not proto.HasField("graph") or not proto.ir_version or not proto.opset_import:
         raise InvalidModelError(f"{name} is not an ONNX model: it has no graph, IR version or opset")
     external = False
-    for tensor in _tensors(proto.graph):
+    for tensor in _tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             external = True
             _check_external(tensor, folder, name)
-        elif tensor.HasField("raw_data"):
-            _check_size(tensor, len(tensor.raw_data), name)
+        else:
+            _check_size(tensor, name)
     try:
         if external and path is not None:
             onnx.checker.check_model(os.fspath(path))
@@ -103,49 +104,75 @@ def _check_external(tensor: onnx.TensorProto, folder: Path | None, name: str) ->
         raise InvalidModelError(f"{what}; give the model as a path, so that its folder is known")
     target = (folder / location).resolve()
     if not location or not target.is_relative_to(folder) or Path(location).is_absolute():
-        raise InvalidModelError(f"{what}, which is outside the model's folder; refusing to read it")
+        raise InvalidModelError(
+            f"{what}, which is outside the model's folder, so it is not read; put it beside the model"
+        )
     if not target.is_file():
         raise InvalidModelError(f"{what}, but there is no such file beside the model")
     try:
-        offset, length = int(entries.get("offset", 0)), entries.get("length")
-        available = target.stat().st_size - offset
-        size = available if length is None else int(length)
+        offset = int(entries.get("offset", 0))
+        size = int(entries.get("length", _declared_bytes(tensor)))
     except ValueError:
         raise InvalidModelError(f"{what} at an offset or with a length that is no number") from None
-    if offset < 0 or size > available:
+    if offset < 0 or size < 0 or offset + size > target.stat().st_size:
         raise InvalidModelError(f"{what}, but that file is too short ({target.stat().st_size} bytes)")
-    if length is not None:
-        _check_size(tensor, size, name)
+    if size != _declared_bytes(tensor):
+        raise _wrong_size(tensor, name, f"{size} bytes")
 
 
-def _check_size(tensor: onnx.TensorProto, size: int, name: str) -> None:
-    """Hold the bytes that are there against the ones that the tensor's dims declare."""
-    try:
-        dtype = ir.DataType(tensor.data_type)
-        count = 1
-        for dim in tensor.dims:
-            count *= dim
-        expected = (count * dtype.bitwidth + 7) // 8
-    except (TypeError, ValueError):
+def _check_size(tensor: onnx.TensorProto, name: str) -> None:
+    """Hold the data that is there against what the tensor's dims declare, before anything allocates that much."""
+    if tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != _declared_bytes(tensor):
+            raise _wrong_size(tensor, name, f"{len(tensor.raw_data)} bytes")
         return
-    if size != expected:
-        raise InvalidModelError(
-            f"Tensor {tensor.name!r} of {name} declares {list(tensor.dims)} elements of {dtype}, "
-            f"{expected} bytes, but has {size}"
-        )
+    count = math.prod(tensor.dims)
+    if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+        count *= 2
+    elif tensor.data_type != onnx.TensorProto.STRING:
+        count = min(count, _declared_bytes(tensor))  # several elements of less than a byte share one number
+    stored = max(len(getattr(tensor, field)) for field in _TYPED_FIELDS)
+    if stored != count:
+        raise _wrong_size(tensor, name, f"{stored} numbers")
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def _declared_bytes(tensor: onnx.TensorProto) -> int:
+    if tensor.data_type not in _WITH_BYTES:
+        return 0
+    return int(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth + 7) // 8
+
+
+def _wrong_size(tensor: onnx.TensorProto, name: str, found: str) -> InvalidModelError:
+    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+    return InvalidModelError(
+        f"Tensor {tensor.name!r} of {name} declares {list(tensor.dims)} of {kind}, but has {found}"
+    )
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of *model*: in its graph, in inner graphs and in functions."""
+    yield from _tensors_of_graph(model.graph)
+    for function in model.functions:
+        yield from _tensors_of_nodes(function.node)
+
+
+def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
-    for node in graph.node:
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for inner in attribute.graphs:
-                yield from _tensors(inner)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (tensor for tensor in (sparse.values, sparse.indices) if tensor.dims)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors_of_graph(inner)
 
 
 def _deserialize(proto: onnx.ModelProto, folder: Path | None, name: str) -> ir.Model:
@@ -158,8 +185,13 @@ def _deserialize(proto: onnx.ModelProto, folder: Path | None, name: str) -> ir.M
     return model
 
 
-def _has_external_data(model: ir.Model) -> bool:
-    return any(isinstance(value.const_value, ir.ExternalTensor) for value in model.graph.initializers.values())
+def _folder_of(model: ir.Model) -> Path | None:
+    """The folder of the external data of *model*, None if it has none."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    folders = {Path(tensor.base_dir).resolve() for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    if len(folders) > 1:
+        raise InputError(f"The model's weights lie in {len(folders)} folders; save it to one file first")
+    return folders.pop() if folders else None
 
 
 def _first_lines(text: str, count: int = 3) -> str:

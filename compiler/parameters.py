@@ -65,6 +65,8 @@ def select_wrt(
             )
         return list(parameters), set()
     if wrt == "inputs":
+        if not inputs:
+            raise InputError("The model has no float input; name an intermediate value in `wrt` (an embedding, say)")
         return inputs, set()
     values = _values_by_name(graph)
     floats = [value for value in graph.initializers.values() if is_float(value)]
@@ -79,23 +81,29 @@ def select_wrt(
         if not matches:
             raise InputError(_nothing_matches("wrt", pattern, values))
         chosen.update(dict.fromkeys(matches))
+    if not chosen:
+        raise InputError("`wrt` names nothing")
     return list(chosen), named
 
 
 def select_outputs(graph: ir.Graph, outputs: Sequence[str] | str | None) -> list[ir.Value]:
     """Resolve `outputs`: names of graph outputs or intermediate values; all float outputs if None.
 
-    Raises InputError for a name that does not exist, with the nearest names.
+    Raises InputError for a name that does not exist, with the nearest names, and where there is none.
     """
     if outputs is None:
-        return [value for value in graph.outputs if is_float(value)]
+        chosen = [value for value in graph.outputs if is_float(value)]
+        if not chosen:
+            raise InputError("The model has no float output to differentiate; name an intermediate value in `outputs`")
+        return chosen
     values = _values_by_name(graph)
-    chosen = []
-    for name in [outputs] if isinstance(outputs, str) else outputs:
+    names = dict.fromkeys([outputs] if isinstance(outputs, str) else outputs)
+    for name in names:
         if name not in values:
             raise InputError(_nothing_matches("outputs", name, values))
-        chosen.append(values[name])
-    return chosen
+    if not names:
+        raise InputError("`outputs` names nothing")
+    return [values[name] for name in names]
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

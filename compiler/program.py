@@ -16,6 +16,7 @@ from ..passes.accumulate import accumulate, discard_buffers
 from ..passes.aliasing import may_alias
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError, InvalidModelError
+from ..passes.tape import Tape
 from .load import load_model
 from .original import restore_original
 from .pipeline import PassRecord
@@ -55,8 +56,8 @@ class Program:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program as one `.onnx` file, whole or not at all.
 
-        Above 1 GB its weights go to `<name>.data` beside it. Raises OSError when the disk is full or the folder
-        cannot be written.
+        Above 1 GB its weights go to `<name>.data` beside it. Raises Error when the disk is full or the folder cannot
+        be written.
         """
         save_model(self.model, Path(path))
 
@@ -90,7 +91,7 @@ class Program:
             values[name] = array
         return restore_original(self.model, values)
 
-    def with_mode(self, mode: Mode) -> Program:
+    def with_mode(self, mode: Mode) -> Self:
         """The same differentiation in the other view: fresh gradients, or gradients added to buffers."""
         if mode == self.signature.mode:
             return self
@@ -98,14 +99,15 @@ class Program:
         graph = model.graph
         outputs = {value.name: value for value in graph.outputs}
         if mode == "accumulate":
-            gradients = {port.name: port for port in self.signature.outputs_of("gradient")}
-            names = {outputs[name]: f"{name}.buffer" for name in gradients}
+            gradients = [port.name for port in self.signature.outputs_of("gradient")]
+            free_name = Tape(graph).fresh_name
+            names = {outputs[name]: free_name(f"{name}.buffer") for name in gradients}
             partners = accumulate(graph, names)
-            return Program(model, _accumulating(self.signature, graph, partners), self.report, self.unused)
+            return type(self)(model, _accumulating(self.signature, graph, partners), self.report, self.unused)
         inputs = {value.name: value for value in graph.inputs}
         buffers = list(self.signature.outputs_of("grad_buffer"))
         discard_buffers(graph, {outputs[port.name]: inputs[port.partner] for port in buffers})
-        return Program(model, _fresh(self.signature), self.report, self.unused)
+        return type(self)(model, _fresh(self.signature), self.report, self.unused)
 
     def executable(self) -> ir.Model:
         """The joint graph for a runtime session that feeds all inputs, the parameters among them.

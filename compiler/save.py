@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +11,19 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from ..passes.errors import Error
+
 EXTERNAL_DATA_THRESHOLD = 1 << 30
 """Models whose weights take more bytes than this keep them in a second file (protobuf ends at 2 GB)."""
 
 
 def save_model(model: ir.Model, path: Path) -> None:
-    """Write *model* to *path*; large weights go to `<name>.data` beside it. Raises OSError when it cannot."""
+    """Write *model* to *path*; large weights go to `<name>.data` beside it. Raises Error when it cannot."""
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
     )
-    with _staging(path) as staging:
-        staged = staging / path.name
+    with staging_folder(path) as folder:
+        staged = folder / path.name
         if weights > EXTERNAL_DATA_THRESHOLD:
             ir.save(model, staged, external_data=f"{path.name}.data")
         else:
@@ -39,29 +40,27 @@ def save_proto(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write *data* to *path*, whole or not at all. Raises OSError when it cannot."""
-    with _staging(path) as staging:
-        (staging / path.name).write_bytes(data)
+    """Write *data* to *path*, whole or not at all. Raises Error when it cannot."""
+    with staging_folder(path) as folder:
+        (folder / path.name).write_bytes(data)
 
 
 @contextlib.contextmanager
-def _staging(path: Path) -> Iterator[Path]:
+def staging_folder(path: Path) -> Iterator[Path]:
     """A folder on the same disk whose files move to the folder of *path* when the block ends without an error.
 
     The file *path* itself moves last, so that it never refers to data that is not there yet.
     """
     try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as name:
+            staging = Path(name)
+            yield staging
+            for staged in sorted(staging.iterdir(), key=lambda file: file.name == path.name):
+                with staged.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(staged, path.parent / staged.name)
     except OSError as error:
-        raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
-    try:
-        yield staging
-        for staged in sorted(staging.iterdir(), key=lambda file: file.name == path.name):
-            with staged.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(staged, path.parent / staged.name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        raise Error(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _with_data_inside(model: ir.Model) -> ir.Model:

@@ -42,6 +42,12 @@ class Port:
     in_place: bool = False
     optional: bool = False
 
+    @property
+    def static_shape(self) -> tuple[int, ...] | None:
+        """The shape if every size is known, else None."""
+        sizes = tuple(dim for dim in self.shape or () if isinstance(dim, int))
+        return sizes if self.shape is not None and len(sizes) == len(self.shape) else None
+
 
 @dataclass(frozen=True)
 class Signature:

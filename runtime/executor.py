@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,16 @@ import onnxruntime as ort
 
 from ..compiler.save import EXTERNAL_DATA_THRESHOLD, save_model
 from ..compiler.signature import Port, Signature
-from ..passes.errors import Error
+from ..passes.errors import Error, InputError
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
 
 _ELEMENT_TYPES = {"bfloat16": int(ir.DataType.BFLOAT16)}
+_OUT_OF_RANGE = re.compile(r"out of (data )?(range|bounds?)|within the inclusive range", re.IGNORECASE)
+_INTERNAL = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Error in execution: |Non-zero status code returned while running "
+    r"|/onnxruntime_src/\S+ .*?\)( \[with .*?\])? "
+)
 
 
 class Executor:
@@ -42,6 +48,7 @@ class Executor:
         self._session = create_session(model, providers, options)
         names = {value.name for value in model.graph.inputs}
         self.ports = [port for port in signature.inputs if port.name in names]
+        self._integers = [port.name for port in self.ports if "int" in port.dtype]
         outputs = {value.name for value in model.graph.outputs}
         self._outputs = [port for port in signature.outputs if port.name in outputs]
 
@@ -79,7 +86,7 @@ class Executor:
                 self._bind_buffer(binding.bind_output, port, grads, str(port.of))
             else:
                 self._bind_result(binding, port, {}, on_device=True)
-        run_bound(self._session, binding)
+        run_bound(self._session, binding, self._integers)
         results: dict[str, Any] = {}
         for port, value in zip(self._outputs, binding.get_outputs(), strict=True):
             if port.role == "grad_buffer":
@@ -102,10 +109,9 @@ class Executor:
         self, binding: ort.IOBinding, port: Port, known: dict[str, np.ndarray], *, on_device: bool
     ) -> None:
         """Let the runtime allocate an output; NumPy memory of known size, kept in *known*, it may write to at once."""
-        static = port.shape is not None and all(isinstance(dim, int) for dim in port.shape)
-        if not on_device and self._device.kind == "cpu" and static and np_dtype(port.dtype).kind in "fiub":
-            assert port.shape is not None
-            array = np.empty([int(dim) for dim in port.shape if dim is not None], np_dtype(port.dtype))
+        shape, native = port.static_shape, np_dtype(port.dtype).kind in "fiub"
+        if shape is not None and native and not on_device and self._device.kind == "cpu":
+            array = np.empty(shape, np_dtype(port.dtype))
             known[port.name] = array
             element, address = array.dtype.type, array.ctypes.data
             binding.bind_output(port.name, "cpu", 0, element, list(array.shape), address)
@@ -131,12 +137,22 @@ def create_session(
         raise Error(f"ONNX Runtime could not load the graph: {_reason(error)}") from error
 
 
-def run_bound(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
-    """Run what is bound. Raises Error, with the runtime's reason, when it fails."""
+def run_bound(session: ort.InferenceSession, binding: ort.IOBinding, integers: Sequence[str] = ()) -> None:
+    """Run what is bound.
+
+    Args:
+        integers: the inputs that may be indices, to name when an index is out of range.
+
+    Raises InputError when an index is, and Error, with the runtime's reason, when the run fails otherwise.
+    """
     try:
         session.run_with_iobinding(binding)
     except Exception as error:
-        raise Error(f"ONNX Runtime could not run the graph: {_reason(error)}") from error
+        reason = _reason(error)
+        if integers and _OUT_OF_RANGE.search(reason):
+            names = ", ".join(map(repr, integers))
+            raise InputError(f"An index or label is out of range; check the values of {names}. {reason}") from error
+        raise Error(f"ONNX Runtime could not run the graph: {reason}") from error
 
 
 def element_type(dtype: str) -> Any:
@@ -146,7 +162,8 @@ def element_type(dtype: str) -> Any:
 
 def _default_options() -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    # What goes wrong is raised; the runtime need not print it as well.
+    options.log_severity_level = 4
     # The memory pattern planner keeps one block for the largest batch seen; without it peak memory is a quarter to
     # a third lower at no cost in time.
     options.enable_mem_pattern = False
@@ -154,5 +171,6 @@ def _default_options() -> ort.SessionOptions:
 
 
 def _reason(error: Exception) -> str:
+    """The first line of the runtime's message, without its error codes and the places in its source."""
     text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    return _INTERNAL.sub("", text[0]) if text else type(error).__name__

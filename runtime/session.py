@@ -155,13 +155,11 @@ class Session:
 
     def _gradient_layout(self, parameters: Layout) -> Layout:
         """The layout of the parameters, so that both line up; gradients of inputs and inner values come behind."""
-        others = [
-            (name, port.dtype, tuple(int(dim) for dim in port.shape))
-            for name, port in self._gradient_of.items()
-            if name not in parameters.slots
-            and port.shape is not None
-            and all(isinstance(dim, int) for dim in port.shape)
-        ]
+        others = []
+        for name, port in self._gradient_of.items():
+            sizes = tuple(dim for dim in port.shape or () if isinstance(dim, int))
+            if name not in parameters.slots and port.shape == sizes:
+                others.append((name, port.dtype, sizes))
         behind, _ = Layout.of([others])
         slots = dict(parameters.slots)
         lengths = dict(parameters.lengths)
@@ -176,7 +174,7 @@ class Session:
         with self._build:
             if kind not in self._executors:
                 program = self.program
-                if kind in ("forward", "loss"):
+                if kind == "forward" or kind == "loss":
                     model = program.forward(loss=kind == "loss")
                 else:
                     program = program.with_mode(kind)
@@ -203,12 +201,12 @@ class Session:
             raise InputError(
                 f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
             )
-        # Labels are not asked for when only the forward outputs are computed, but may be in the batch.
-        labels = {port.name for port in self.program.signature.inputs_of("label")} - set(fed)
-        arrays: dict[str, Array] = {name: array for name, array in inputs.items() if name not in labels}
+        # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
+        unread = {port.name for port in self.program.signature.inputs_of("input", "label")} - set(fed)
+        arrays: dict[str, Array] = {name: array for name, array in inputs.items() if name not in unread}
         for name, port in seeds.items():
             if name not in given:
-                given[name] = np.ones([int(dim) for dim in port.shape or () if dim is not None], np_dtype(port.dtype))
+                given[name] = np.ones(port.static_shape or (), np_dtype(port.dtype))
         ports: list[Port] = [*fed.values(), *seeds.values()]
         return check_feeds(ports, {**arrays, **{seeds[name].name: array for name, array in given.items()}})
 
