@@ -40,6 +40,7 @@ class NodeInference:
             inputs = ", ".join(f"{v.name}: {v.dtype}{v.shape}" for v in node.inputs if v is not None)
             raise InvalidModelError(f"The inputs of {describe(node)} do not fit it ({inputs}): {error}") from error
         _correct(node)
+        _without_ceilings(node)
 
 
 class InferShapes(ir.passes.InPlacePass):
@@ -60,6 +61,8 @@ class InferShapes(ir.passes.InPlacePass):
         except Exception as error:
             raise InvalidModelError(f"Shape inference failed: {error}") from error
         _reinfer_where_symbols_were_merged(model)
+        for node in model.graph:
+            _without_ceilings(node)
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -174,6 +177,19 @@ def _keep_symbols_apart(node: ir.Node) -> bool:
     if changed:
         output.shape = ir.Shape(dims)
     return changed
+
+
+def _without_ceilings(node: ir.Node) -> None:
+    """Write ⌈e⌉ as -⌊-e⌋ in symbolic sizes: what inference writes with a ceiling cannot be read back from a file."""
+    for value in node.outputs:
+        if value.shape is None or "ceiling" not in str(value.shape):
+            continue
+        value.shape = ir.Shape(
+            dim
+            if isinstance(dim, int) or dim._expr is None
+            else ir.SymbolicDim(str(dim._expr.replace(sympy.ceiling, lambda e: -sympy.floor(-e))))
+            for dim in value.shape
+        )
 
 
 def _reinfer_where_symbols_were_merged(model: ir.Model) -> None:

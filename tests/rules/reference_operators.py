@@ -65,6 +65,28 @@ class Erf(OpRun):
         return (np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype),)
 
 
+class GatherElements(OpRun):
+    """GatherElements along axes of any length; the evaluator's own stops at 64."""
+
+    def _run(self, x: np.ndarray, indices: np.ndarray, axis: int | None = None) -> tuple[np.ndarray]:
+        cut = tuple(slice(None) if d == axis % x.ndim else slice(size) for d, size in enumerate(indices.shape))
+        return (np.take_along_axis(x[cut], indices, axis),)
+
+
+class GlobalLpPool(OpRun):
+    """GlobalLpPool, which the evaluator lacks."""
+
+    def _run(self, x: np.ndarray, p: int | None = None) -> tuple[np.ndarray]:
+        return ((np.abs(x) ** p).sum(tuple(range(2, x.ndim)), keepdims=True) ** (1 / p),)
+
+
+class GlobalMaxPool(OpRun):
+    """GlobalMaxPool over all spatial axes, however many; the evaluator's own takes two."""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (x.max(tuple(range(2, x.ndim)), keepdims=True),)
+
+
 class Gelu(OpRun):
     """Gelu with its constants in full precision, where its function body has them in float32."""
 
@@ -117,7 +139,94 @@ class MeanVarianceNormalization(OpRun):
         return (((x - x.mean(over, keepdims=True)) / (x.std(over, keepdims=True) + 1e-9)).astype(x.dtype),)
 
 
-OPERATORS = [ConvTranspose, Erf, Gelu, GroupNormalization, LpNormalization, LRN, Mean, MeanVarianceNormalization]
+class AveragePool(OpRun):
+    """AveragePool of every form: what a window covers is averaged, padding counts only if asked for."""
+
+    def _run(self, x, count_include_pad=None, **attributes) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
+        y = np.zeros((*x.shape[:2], *_pooled_sizes(x, **attributes)))
+        for position, taps, padded in _windows(x, **attributes):
+            counts = [np.sum(axis < end) if count_include_pad else None for axis, end in padded]
+            window = x[(slice(None), slice(None), *np.ix_(*taps))]
+            covered = [len(axis) for axis in taps]
+            count = np.prod([c if n is None else n for c, n in zip(covered, counts, strict=True)])
+            y[(slice(None), slice(None), *position)] = window.sum(tuple(range(2, x.ndim))) / max(count, 1)
+        return (y.astype(x.dtype),)
+
+
+class MaxPool(OpRun):
+    """MaxPool with indices into the whole tensor; the evaluator's own count from the start of each channel."""
+
+    def _run(self, x, storage_order=None, **attributes) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+        sizes = (*x.shape[:2], *_pooled_sizes(x, **attributes))
+        y, indices = np.zeros(sizes, x.dtype), np.zeros(sizes, np.int64)
+        spatial = x.shape[2:]
+        order = "F" if storage_order else "C"
+        for position, taps, _ in _windows(x, **attributes):
+            window = x[(slice(None), slice(None), *np.ix_(*taps))].reshape(*x.shape[:2], -1)
+            first = window.argmax(-1)
+            where = np.stack([axis.reshape(-1) for axis in np.meshgrid(*taps, indexing="ij")])
+            flat = np.ravel_multi_index(tuple(where), spatial, order=order)
+            planes = np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2]) * int(np.prod(spatial))
+            y[(slice(None), slice(None), *position)] = window.max(-1)
+            indices[(slice(None), slice(None), *position)] = flat[first] + planes
+        return (y, indices)
+
+
+def _pooled_sizes(x, kernel_shape=None, strides=None, pads=None, dilations=None, ceil_mode=None, auto_pad=None):  # type: ignore[no-untyped-def]
+    rank = x.ndim - 2
+    strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    pads = pads or [0] * 2 * rank
+    sizes = []
+    for axis, size in enumerate(x.shape[2:]):
+        extent = (kernel_shape[axis] - 1) * dilations[axis] + 1
+        if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+            sizes.append(-(-size // strides[axis]))
+            continue
+        room = size + pads[axis] + pads[axis + rank] - extent
+        count = (-(-room // strides[axis]) if ceil_mode else room // strides[axis]) + 1
+        # A window that would start in the padding behind the input is left out.
+        if ceil_mode and (count - 1) * strides[axis] >= size + pads[axis]:
+            count -= 1
+        sizes.append(count)
+    return sizes
+
+
+def _windows(x, kernel_shape=None, strides=None, pads=None, dilations=None, ceil_mode=None, auto_pad=None):  # type: ignore[no-untyped-def]
+    """Each window's position, the input indices it covers along each axis, and its taps with the end of the padding."""
+    rank = x.ndim - 2
+    sizes = _pooled_sizes(x, kernel_shape, strides, pads, dilations, ceil_mode, auto_pad)
+    strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    before, after = (pads or [0] * 2 * rank)[:rank], (pads or [0] * 2 * rank)[rank:]
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        for axis, size in enumerate(x.shape[2:]):
+            extent = (kernel_shape[axis] - 1) * dilations[axis] + 1
+            total = max((sizes[axis] - 1) * strides[axis] + extent - size, 0)
+            before[axis] = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            after[axis] = total - before[axis]
+    for position in np.ndindex(*sizes):
+        taps, padded = [], []
+        for axis, (index, size) in enumerate(zip(position, x.shape[2:], strict=True)):
+            all_taps = index * strides[axis] + dilations[axis] * np.arange(kernel_shape[axis]) - before[axis]
+            taps.append(all_taps[(all_taps >= 0) & (all_taps < size)])
+            padded.append((all_taps, size + after[axis]))
+        yield position, taps, padded
+
+
+OPERATORS = [
+    AveragePool,
+    ConvTranspose,
+    Erf,
+    GatherElements,
+    Gelu,
+    GlobalLpPool,
+    GlobalMaxPool,
+    GroupNormalization,
+    LpNormalization,
+    LRN,
+    MaxPool,
+    Mean,
+    MeanVarianceNormalization,
+]
 
 
 class Reference(ReferenceEvaluator):

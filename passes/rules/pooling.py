@@ -1,0 +1,122 @@
+"""Rules of the pooling operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ..registry import Cotangent, Primal, Registry
+from ..tape import Tensor
+from .scattering import add_slices, put_at_flat_positions
+from .window_matrices import Divisor, Windows, apply_along, pooling_windows, window_matrix
+
+rules = Registry()
+
+
+@rules.vjp("MaxPool")
+def max_pool(n: Primal, dy: Tensor | None, dindices: None = None) -> Cotangent:
+    """The cotangent of each window goes to the element whose index the forward operator returned."""
+    if dy is None:
+        return None
+    x = n.required(0)
+
+    def cotangent() -> Tensor:
+        indices = _row_major_indices(n)
+        if any(windows.overlap for windows in pooling_windows(n)):
+            flat = x.op.zeros_like(x).reshape([-1])
+            return add_slices(flat, indices.reshape([-1]), dy.reshape([-1]), 0).reshape_like(x)
+        return put_at_flat_positions(x, indices, dy)
+
+    return cotangent
+
+
+@rules.vjp("AveragePool")
+def average_pool(n: Primal, dy: Tensor) -> Cotangent:
+    """dx = Aᵀ dy, where A averages the windows; the sum of a product of one matrix an axis."""
+    divisor: Divisor = "padded" if n.attr("count_include_pad", 0) else "covered"
+    return lambda: spread_windows(dy, n.required(0), pooling_windows(n), divisor)
+
+
+@rules.vjp("LpPool")
+def lp_pool(n: Primal, dy: Tensor) -> Cotangent:
+    """dx = sign(x) |x|^(p-1) Σ dy y^(1-p) over the windows that cover x; 0 where y is 0."""
+    x, y, p = n.required(0), n.outputs[0], n.attr("p", 2)
+    return lambda: _norm_slope(x, p) * spread_windows(_over_norm(dy, y, p), x, pooling_windows(n), "none")
+
+
+@rules.vjp("GlobalAveragePool")
+def global_average_pool(n: Primal, dy: Tensor) -> Cotangent:
+    """The cotangent, divided by the number of averaged elements, is repeated over the spatial axes."""
+    x = n.required(0)
+    spatial = list(range(2, x.rank))
+    return lambda: (dy / x.count(spatial)).expand_like(x)
+
+
+@rules.vjp("GlobalMaxPool")
+def global_max_pool(n: Primal, dy: Tensor) -> Cotangent:
+    """The cotangent goes to the first of the largest elements, as PyTorch's adaptive_max_pool does."""
+    op, x = n.op, n.required(0)
+
+    def cotangent() -> Tensor:
+        flat = op.Reshape(x, op.ints([0, 0, -1]))
+        first = op.ArgMax(flat, axis=2, keepdims=1)
+        values = op.Reshape(dy, op.ints([0, 0, 1]))
+        return op.ScatterElements(op.zeros_like(flat), first, values, axis=2).reshape_like(x)
+
+    return cotangent
+
+
+@rules.vjp("GlobalLpPool")
+def global_lp_pool(n: Primal, dy: Tensor) -> Cotangent:
+    """dx = sign(x) |x|^(p-1) dy y^(1-p); 0 where y is 0."""
+    x, y, p = n.required(0), n.outputs[0], n.attr("p", 2)
+    return lambda: _norm_slope(x, p) * _over_norm(dy, y, p)
+
+
+def spread_windows(dy: Tensor, x: Tensor, windows: Sequence[Windows], divisor: Divisor) -> Tensor:
+    """The adjoint of summing (or averaging) windows: each window's cotangent, added to all that it covers."""
+    if all(each.tiles or each.is_identity for each in windows):
+        return _repeat_tiles(dy, x, windows, divisor)
+    for axis, each in enumerate(windows, 2):
+        if not each.is_identity:
+            dy = apply_along(window_matrix(x, each, divisor), dy, axis, transposed=True)
+    return dy
+
+
+def _repeat_tiles(dy: Tensor, x: Tensor, windows: Sequence[Windows], divisor: Divisor) -> Tensor:
+    op = dy.op
+    elements = 1
+    for each in windows:
+        elements *= each.kernel
+    if divisor != "none":
+        dy = dy * (1.0 / elements)
+    split = dy.unsqueeze([2 * axis + 3 for axis in range(len(windows))])
+    repeats = [1, 1] + [factor for each in windows for factor in (1, each.kernel)]
+    return op.Expand(split, op.ints(repeats)).reshape_like(x)
+
+
+def _row_major_indices(n: Primal) -> Tensor:
+    y = n.outputs[0]
+    if n.attr("storage_order", 0) == 0:
+        return n.extra_output(1, ir.DataType.INT64, ir.Shape(y.value.shape or ()))
+    attributes = {name: attribute.value for name, attribute in n.node.attributes.items()}
+    attributes["storage_order"] = 0
+    return n.op.emit_many("MaxPool", n.required(0), outputs=2, **attributes)[1]
+
+
+def _norm_slope(x: Tensor, p: int) -> Tensor:
+    """The derivative of |x|^p / p."""
+    op = x.op
+    if p == 1:
+        return op.Sign(x)
+    return x if p == 2 else op.Sign(x) * op.Abs(x) ** (p - 1.0)
+
+
+def _over_norm(dy: Tensor, y: Tensor, p: int) -> Tensor:
+    """dy y^(1-p), 0 where y is 0."""
+    op = dy.op
+    if p == 1:
+        return dy
+    empty = y.equals(0.0)
+    return op.Where(empty, op.constant(0, y.dtype), dy / op.Where(empty, op.constant(1, y.dtype), y) ** (p - 1.0))
