@@ -18,7 +18,7 @@ class Batches:
         shuffle: in another order each epoch, the same for the same *seed* and epoch.
         drop_last: leave a smaller last batch out.
 
-    Raises InputError for arrays of unequal length, or none.
+    Raises InputError for arrays of unequal length or without samples, and for a batch size that they cannot fill.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Batches:
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        lengths = {name: len(array) for name, array in arrays.items()}
+        lengths = {name: len(array) if np.ndim(array) else 0 for name, array in arrays.items()}
         if not lengths or min(lengths.values()) == 0:
             raise InputError("There are no samples in the data")
         if len(set(lengths.values())) > 1:
@@ -38,8 +38,12 @@ class Batches:
             raise InputError(f"The arrays have different numbers of samples: {described}")
         if batch_size < 1:
             raise InputError(f"batch_size is at least 1, not {batch_size}")
+        if seed < 0:
+            raise InputError(f"seed is at least 0, not {seed}")
         self._arrays = dict(arrays)
         self._samples = next(iter(lengths.values()))
+        if drop_last and self._samples < batch_size:
+            raise InputError(f"There are {self._samples} samples, which fill no batch of {batch_size}")
         self._batch_size = batch_size
         self._shuffle, self._seed, self._drop_last = shuffle, seed, drop_last
         self._epoch = 0

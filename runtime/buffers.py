@@ -110,11 +110,8 @@ class Buffers:
         self.update({name: array})
 
     def update(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write several tensors with one transfer a dtype. Raises InputError where shape or dtype do not fit."""
-        for name, array in arrays.items():
-            slot = self._slot(name)
-            if tuple(array.shape) != slot.shape or array.dtype != np_dtype(slot.dtype):
-                raise InputError(f"{name!r} is {slot.dtype}{list(slot.shape)}, not {array.dtype}{list(array.shape)}")
+        """Write several tensors, one transfer a dtype. Raises InputError as `check` does, and writes nothing then."""
+        self.check(arrays)
         for dtype in {self.layout.slots[name].dtype for name in arrays}:
             flat = self.read_flat(dtype)
             for name, array in arrays.items():
@@ -122,6 +119,13 @@ class Buffers:
                 if slot.dtype == dtype:
                     flat[slot.offset : slot.offset + slot.size] = np.ascontiguousarray(array).reshape(-1)
             self.write_flat(dtype, flat)
+
+    def check(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Raise InputError if there is no tensor of a name in *arrays*, or one of another shape or dtype."""
+        for name, array in arrays.items():
+            slot = self._slot(name)
+            if tuple(array.shape) != slot.shape or array.dtype != np_dtype(slot.dtype):
+                raise InputError(f"{name!r} is {slot.dtype}{list(slot.shape)}, not {array.dtype}{list(array.shape)}")
 
     def fill_zero(self) -> None:
         for dtype, length in self.layout.lengths.items():

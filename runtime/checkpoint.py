@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ..compiler.save import write_file
-from ..passes.errors import InputError
+from ..compiler.save import staging_folder
+from ..passes.errors import Error, InputError
 from .optimizer import Optimizer
 from .session import Session
 
@@ -35,11 +36,18 @@ class Progress:
 
 
 def save_checkpoint(path: str | os.PathLike[str], session: Session, optimizer: Optimizer, progress: Progress) -> None:
-    """Write a checkpoint, whole or not at all: a kill at any moment leaves the last complete one."""
-    tensors = {f"parameters/{name}": np.ascontiguousarray(array) for name, array in session.parameters.items()}
-    tensors |= {f"optimizer/{name}": array for name, array in optimizer.state().items()}
+    """Write a checkpoint, whole or not at all: a kill at any moment leaves the last complete one.
+
+    Raises Error when the disk is full or the folder cannot be written.
+    """
+    tensors = {f"parameters/{name}": _storable(array) for name, array in session.parameters.items()}
+    tensors |= {f"optimizer/{name}": _storable(array) for name, array in optimizer.state().items()}
     metadata = {"format": _FORMAT, "progress": json.dumps(asdict(progress)), "optimizer": optimizer.describe()}
-    write_file(Path(path), safetensors.numpy.save(tensors, metadata))
+    with staging_folder(Path(path)) as folder:
+        try:
+            safetensors.numpy.save_file(tensors, folder / Path(path).name, metadata)
+        except safetensors.SafetensorError as error:
+            raise Error(f"{os.fspath(path)} cannot be written: {error}") from error
 
 
 def load_checkpoint(path: str | os.PathLike[str], session: Session, optimizer: Optimizer) -> Progress:
@@ -47,26 +55,44 @@ def load_checkpoint(path: str | os.PathLike[str], session: Session, optimizer: O
 
     Raises InputError if the file is no checkpoint, or that of another model or optimizer; nothing is changed then.
     """
+    name = os.fspath(path)
     try:
-        with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+        with safetensors.safe_open(name, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{os.fspath(path)} is no readable checkpoint: {error}") from None
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, KeyError, safetensors.SafetensorError) as error:
+        raise InputError(f"{name} is no readable checkpoint: {error}") from None
     if metadata.get("format") != _FORMAT:
-        raise InputError(f"{os.fspath(path)} is a safetensors file, but no checkpoint of onnxgrad")
-    if metadata["optimizer"] != optimizer.describe():
-        raise InputError(
-            f"{os.fspath(path)} was written with {metadata['optimizer']}; this training uses {optimizer.describe()}"
-        )
-    parameters = _under("parameters/", tensors)
+        raise InputError(f"{name} is a safetensors file, but no checkpoint of onnxgrad")
+    try:
+        progress = Progress(**json.loads(metadata["progress"]))
+        kind = metadata["optimizer"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The metadata of the checkpoint {name} are damaged: {error}") from None
+    if kind != optimizer.describe():
+        raise InputError(f"{name} was written with {kind}; this training uses {optimizer.describe()}")
+    parameters = _of("parameters/", tensors, dict(session.parameters.items()))
     if set(parameters) != set(session.parameters):
-        different = sorted(set(parameters) ^ set(session.parameters))
-        raise InputError(f"{os.fspath(path)} is a checkpoint of another model: they differ in {different[0]!r}")
+        different = min(set(parameters) ^ set(session.parameters))
+        raise InputError(f"{name} is a checkpoint of another model: they differ in the parameter {different!r}")
+    try:
+        session.parameters.check(parameters)
+    except InputError as error:
+        raise InputError(f"{name} is a checkpoint of another model: {error}") from None
+    optimizer.load_state(_of("optimizer/", tensors, optimizer.state()))
     session.parameters.update(parameters)
-    optimizer.load_state(_under("optimizer/", tensors))
-    return Progress(**json.loads(metadata["progress"]))
+    return progress
 
 
-def _under(prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+def _storable(array: np.ndarray) -> np.ndarray:
+    """Types that NumPy does not have (bfloat16) are kept as float32, which holds them exactly."""
+    return np.asarray(array, order="C") if array.dtype.isbuiltin == 1 else array.astype(np.float32)
+
+
+def _of(prefix: str, tensors: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The *tensors* under *prefix*, in the types that `_storable` took them from."""
+    chosen = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+    for name, array in chosen.items():
+        if name in like and like[name].dtype.isbuiltin != 1 and array.dtype == np.float32:
+            chosen[name] = array.astype(like[name].dtype)
+    return chosen

@@ -57,6 +57,11 @@ def dtype_of(array: np.ndarray | ort.OrtValue) -> str:
     return _ORT_TYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")"))
 
 
+def to_numpy(array: Array) -> np.ndarray:
+    """*array* in the host's memory."""
+    return array.numpy() if isinstance(array, ort.OrtValue) else np.asarray(array)
+
+
 def _as_bindable(array: Array, name: str) -> np.ndarray | ort.OrtValue:
     if isinstance(array, ort.OrtValue):
         return array
@@ -104,4 +109,4 @@ def _offer(ports: Mapping[str, Port]) -> str:
     return f"; the graph takes {', '.join(_describe(port) for port in ports.values())}"
 
 
-__all__ = ["Array", "check_feeds", "dtype_of", "np_dtype"]
+__all__ = ["Array", "check_feeds", "dtype_of", "np_dtype", "to_numpy"]

@@ -89,12 +89,14 @@ class Optimizer(ABC):
         Returns:
             the norm of the scaled gradients as *clip_norm* finds it, None without *clip_norm*.
 
-        Raises Error if that norm is no finite number; nothing is changed then.
+        Raises Error if that norm is no finite number, and InputError for arguments that are not more than 0;
+        nothing is changed then.
         """
         if self._session.parameters.layout is not self._layout:
             raise InputError("The session's parameters belong to an optimizer made later; use that one")
-        if not grad_scale > 0:
-            raise InputError(f"grad_scale is more than 0, not {grad_scale}")
+        for name, value in {"grad_scale": grad_scale, "clip_norm": clip_norm, "clip_value": clip_value}.items():
+            if value is not None and not value > 0:
+                raise InputError(f"{name} is more than 0, not {value}")
         norm, factor = None, 1.0
         if clip_norm is not None:
             norm = self._grad_norm(grad_scale, clip_value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from ..compiler.schedules import Schedule, constant
 from ..passes.errors import Error, InputError
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
-from .feeds import Array
+from .feeds import Array, to_numpy
 from .metrics import Metric
 from .optimizer import Optimizer
 from .session import Session
@@ -60,14 +62,16 @@ class Trainer:
     """Trains the parameters of *session* with *optimizer*.
 
     Args:
-        accumulate: micro-batches a step; their gradients are averaged.
+        accumulate: micro-batches a step; their gradients are averaged, each batch counting the same.
         clip_norm: the largest global norm of the gradient (`torch.nn.utils.clip_grad_norm_`).
         clip_value: the largest magnitude of a gradient element (`clip_grad_value_`); applied first.
-        schedule: the factor on the learning rate by step (`onnxgrad.schedules`; constant if None).
+        schedule: the factor on the learning rate by step (`onnxgrad.compiler.schedules`; constant if None).
         metrics: computed from the outputs and the batch, by the names under which they are reported.
         checkpoint: a path to write checkpoints to, each epoch and every *checkpoint_every* steps. `resume`
             continues from it.
         on_step: called after each step.
+
+    Raises InputError if the program has no loss, or for an argument out of its range.
     """
 
     def __init__(
@@ -88,6 +92,10 @@ class Trainer:
             raise InputError("The program has no loss to train on; compile it with loss=…")
         if accumulate < 1:
             raise InputError(f"accumulate is at least 1, not {accumulate}")
+        if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
+            raise InputError("checkpoint_every is a number of steps, at least 1, and needs a path in checkpoint")
+        if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+            raise InputError(f"There is no folder for the checkpoint {os.fspath(checkpoint)}; make it first")
         self.session = session
         self.optimizer = optimizer
         self.progress = Progress()
@@ -106,8 +114,8 @@ class Trainer:
             batches: dicts of arrays by the names of the graph inputs; iterated over once an epoch.
             validation: evaluated after each epoch.
 
-        Raises InputError when a batch does not fit the graph, and Error when the loss is no number any more; both
-        name the step. Parameters are then as after the last good step.
+        Raises InputError when a batch does not fit the graph, and Error when the loss (or, if gradients are clipped
+        by it, their norm) is no finite number; both name the step. Its update is not made then.
         """
         history = History()
         while self.progress.epoch < epochs:
@@ -116,13 +124,18 @@ class Trainer:
                 batches.set_epoch(epoch)
             done = self.progress.batch
             for micro_batches in _grouped(_skipped(batches, done), self._accumulate):
-                history.steps.append(self._step(micro_batches, epoch))
+                report = self._step(micro_batches, epoch)
                 done += len(micro_batches)
-                self.progress = Progress(history.steps[-1].step, epoch, done)
-                if self._checkpoint_every and self.progress.step % self._checkpoint_every == 0:
+                self.progress = Progress(report.step, epoch, done)
+                history.steps.append(report)
+                if self._checkpoint_every and report.step % self._checkpoint_every == 0:
                     self.save_checkpoint()
+                if self._on_step is not None:
+                    self._on_step(report)
             if not done:
-                raise InputError(f"Epoch {epoch} has no batches; an iterator can be used for one epoch only")
+                raise InputError(
+                    f"Epoch {epoch + 1} has no batches; give something that can be iterated over once an epoch"
+                )
             self.progress = Progress(self.progress.step, epoch + 1, 0)
             self.save_checkpoint()
             if validation is not None:
@@ -130,18 +143,22 @@ class Trainer:
         return history
 
     def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
-        """The mean loss and metrics over *batches*, each batch weighted by its samples."""
+        """The mean loss and metrics over *batches*, each batch weighted by its samples.
+
+        Raises InputError when a batch does not fit the graph, or there is none.
+        """
         totals: dict[str, float] = {}
         samples = 0
-        for batch in batches:
-            outputs = self.session.run(batch, loss=True)
-            size = _samples(batch)
+        for number, batch in enumerate(batches, start=1):
+            with _context(f"Evaluation, batch {number}"):
+                outputs = self.session.run(_checked(batch), loss=True, as_ortvalues=not self._metrics)
+                values = {self._loss: _scalar(outputs[self._loss]), **self._measure(outputs, batch)}
+            size = self._count(batch)
             samples += size
-            values = {self._loss: _scalar(outputs[self._loss]), **self._measure(outputs, batch)}
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value * size
         if not samples:
-            raise InputError("There are no batches to evaluate")
+            raise InputError("There are no batches to evaluate; give something that can be iterated over once an epoch")
         means = {name: total / samples for name, total in totals.items()}
         return Evaluation(means.pop(self._loss), means)
 
@@ -163,33 +180,53 @@ class Trainer:
 
     def _step(self, micro_batches: Sequence[Batch], epoch: int) -> StepReport:
         step = self.progress.step + 1
+        factor = self._schedule(step - 1)
         self.session.zero_grad()
         losses: list[float] = []
         measured: list[dict[str, float]] = []
-        for batch in micro_batches:
-            try:
-                outputs = self.session.backward(batch)
-            except InputError as error:
-                raise InputError(f"Step {step}: {error}") from None
-            losses.append(_scalar(outputs[self._loss]))
-            if not np.isfinite(losses[-1]):
-                raise Error(f"Step {step}: the loss is {losses[-1]}; {_blame(batch)}")
-            measured.append(self._measure(outputs, batch))
-        rate = self.optimizer.learning_rate * self._schedule(step - 1)
-        norm = self.optimizer.step(
-            rate_factor=self._schedule(step - 1),
-            grad_scale=1.0 / len(micro_batches),
-            clip_norm=self._clip_norm,
-            clip_value=self._clip_value,
-        )
+        with _context(f"Step {step}"):
+            for batch in micro_batches:
+                # Outputs that no metric reads stay where they are.
+                outputs = self.session.backward(_checked(batch), as_ortvalues=not self._metrics)
+                losses.append(_scalar(outputs[self._loss]))
+                if not np.isfinite(losses[-1]):
+                    raise Error(f"The loss is {losses[-1]}; {_blame(batch)}")
+                measured.append(self._measure(outputs, batch))
+            norm = self.optimizer.step(
+                rate_factor=factor,
+                grad_scale=1.0 / len(micro_batches),
+                clip_norm=self._clip_norm,
+                clip_value=self._clip_value,
+            )
         metrics = {name: float(np.mean([values[name] for values in measured])) for name in self._metrics}
-        report = StepReport(step, epoch, float(np.mean(losses)), rate, norm, metrics)
-        if self._on_step is not None:
-            self._on_step(report)
-        return report
+        return StepReport(step, epoch, float(np.mean(losses)), self.optimizer.learning_rate * factor, norm, metrics)
 
     def _measure(self, outputs: Mapping[str, Any], batch: Batch) -> dict[str, float]:
         return {name: metric(outputs, batch) for name, metric in self._metrics.items()}
+
+    def _count(self, batch: Batch) -> int:
+        """The samples of *batch*: the length of its labels, or of its first input, if they are no scalars."""
+        signature = self.session.program.signature
+        names = [port.name for port in (*signature.inputs_of("label"), *signature.inputs_of("input"))]
+        shapes = [to_numpy(batch[name]).shape for name in names if name in batch]
+        return next((shape[0] for shape in shapes if shape), 1)
+
+
+@contextlib.contextmanager
+def _context(place: str) -> Iterator[None]:
+    """Say in every error where it came from."""
+    try:
+        yield
+    except Error as error:
+        raise type(error)(f"{place}: {error}") from error.__cause__
+
+
+def _checked(batch: Batch) -> Batch:
+    if not isinstance(batch, Mapping):
+        raise InputError(
+            f"A batch is a dict of arrays by the names of the graph's inputs, not a {type(batch).__name__}"
+        )
+    return batch
 
 
 def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -210,19 +247,15 @@ def _skipped(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
     return iterator
 
 
-def _samples(batch: Batch) -> int:
-    return max((len(array) for array in batch.values() if np.ndim(array)), default=1)
-
-
-def _scalar(value: Any) -> float:
-    return float(np.mean(np.asarray(value, dtype=np.float64)))
+def _scalar(value: Array) -> float:
+    return float(np.mean(to_numpy(value), dtype=np.float64))
 
 
 def _blame(batch: Batch) -> str:
     """Say which input is to blame for a loss that is no number."""
     for name, array in batch.items():
-        values = np.asarray(array)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            bad = int(np.size(values) - np.isfinite(values).sum())
+        values = to_numpy(array)
+        bad = 0 if values.dtype.kind != "f" else int(values.size - np.isfinite(values).sum())
+        if bad:
             return f"input {name!r} has {bad} element{'s' * (bad > 1)} that are NaN or infinite. Clean the data."
     return "the inputs are finite, so the training diverged. Lower the learning rate, or clip the gradients."

@@ -42,7 +42,7 @@ def update_model(rule: UpdateRule, dtype: ir.DataType, *, blocked: bool, clip_va
         stored = {name: state.cast(arithmetic) for name, state in states.items()}
         return [rule.next_parameter(parameter, gradient, stored, given).cast(dtype), *states.values()]
 
-    shape = ["blocks", BLOCK] if blocked else ["n"]
+    shape: list[int | str] = ["blocks", BLOCK] if blocked else ["n"]
     tensors = [_input(name, dtype, shape) for name in names]
     graph = ir.Graph([*tensors, *scalars], [], nodes=[], opset_imports={"": OPSET}, name="update")
     op = Tape(graph, opset=OPSET)
