@@ -10,16 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compiler import losses
+    from .compiler import losses, schedules
     from .compiler.losses import Loss
     from .compiler.signature import Port, Signature
     from .passes.errors import Error, InputError, InvalidModelError, UnsupportedError
     from .passes.registry import Registry
     from .passes.rules import BUILTIN_RULES
     from .program import Program, compile, load
+    from .runtime import metrics
+    from .runtime.batches import Batches
     from .runtime.optimizer import SGD, Adam, AdamW
     from .runtime.session import Session
-    from .runtime.trainer import Trainer
+    from .runtime.trainer import StepReport, Trainer
 
 _HOMES = {
     "compile": ".program",
@@ -32,7 +34,11 @@ _HOMES = {
     "Registry": ".passes.registry",
     "BUILTIN_RULES": ".passes.rules",
     "Loss": ".compiler.losses",
-    "losses": ".compiler",
+    "losses": ".compiler.losses",
+    "schedules": ".compiler.schedules",
+    "metrics": ".runtime.metrics",
+    "Batches": ".runtime.batches",
+    "StepReport": ".runtime.trainer",
     "Port": ".compiler.signature",
     "Signature": ".compiler.signature",
     "Session": ".runtime.session",
@@ -47,6 +53,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Batches",
     "Error",
     "InputError",
     "InvalidModelError",
@@ -56,12 +63,16 @@ __all__ = [
     "Registry",
     "Session",
     "Signature",
+    "StepReport",
     "Trainer",
     "UnsupportedError",
     "compile",
     "load",
     "losses",
+    "metrics",
+    "schedules",
 ]
+_MODULES = ("losses", "metrics", "schedules")
 
 
 def __getattr__(name: str) -> Any:
@@ -69,7 +80,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(_HOMES[name], __name__)
-    return importlib.import_module(f"{_HOMES[name]}.{name}", __name__) if name == "losses" else getattr(module, name)
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:
