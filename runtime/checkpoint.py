@@ -44,8 +44,12 @@ def save_checkpoint(path: str | os.PathLike[str], session: Session, optimizer: O
     tensors |= {f"optimizer/{name}": _storable(array) for name, array in optimizer.state().items()}
     metadata = {"format": _FORMAT, "progress": json.dumps(asdict(progress)), "optimizer": optimizer.describe()}
     with staging_folder(Path(path)) as folder:
+        file = folder / Path(path).name
+        file.touch()
+        mode = file.stat().st_mode
         try:
-            safetensors.numpy.save_file(tensors, folder / Path(path).name, metadata)
+            safetensors.numpy.save_file(tensors, file, metadata)
+            file.chmod(mode)  # safetensors would let nobody but the owner read it
         except safetensors.SafetensorError as error:
             raise Error(f"{os.fspath(path)} cannot be written: {error}") from error
 

@@ -274,6 +274,8 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     tensors = safetensors.numpy.load_file(path)
     np.testing.assert_array_equal(tensors["parameters/head.bias"], trainer.session.parameters["head.bias"])
     assert tensors["optimizer/step"] == 5
+    (tmp_path / "ordinary").touch()
+    assert path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     assert json.loads(metadata["progress"]) == {"step": 5, "epoch": 1, "batch": 0}
