@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from ..passes.errors import InputError, InvalidModelError
+from ..passes.errors import InputError, InvalidModelError, UnsupportedError
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
@@ -43,6 +43,7 @@ def load_model(source: ModelLike) -> LoadedModel:
         InputError: the file does not exist or cannot be read.
         InvalidModelError: it is not ONNX, it is truncated, the checker rejects it, or its external data is
             missing, too short, or outside the model's folder.
+        UnsupportedError: it is of an opset that the installed onnx does not know.
     """
     path, folder = None, None
     if isinstance(source, ir.Model):
@@ -78,8 +79,21 @@ def _read(path: Path) -> onnx.ModelProto:
 def _check(proto: onnx.ModelProto, folder: Path | None, name: str, path: Path | None) -> None:
     if not proto.HasField("graph") or not proto.ir_version or not proto.opset_import:
         raise InvalidModelError(f"{name} is not an ONNX model: it has no graph, IR version or opset")
+    newest = onnx.defs.onnx_opset_version()
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx") and entry.version > newest:
+            raise UnsupportedError(
+                f"The model is of opset {entry.version}, but onnx {onnx.__version__} knows operators up to opset "
+                f"{newest}; export it in an older one"
+            )
+    texts = [proto.producer_name, proto.producer_version, proto.domain, proto.doc_string]
+    texts += [proto.graph.name, proto.graph.doc_string]
+    if not all(isinstance(text, str) for text in texts):  # protobuf gives damaged text out as bytes
+        raise InvalidModelError(f"{name} is not a valid ONNX model: its descriptions are not UTF-8; it may be damaged")
     external = False
     for tensor in _tensors(proto):
+        if tensor.data_type not in onnx.TensorProto.DataType.values():
+            raise InvalidModelError(f"Tensor {tensor.name!r} of {name} has the unknown element type {tensor.data_type}")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             external = True
             _check_external(tensor, folder, name)
