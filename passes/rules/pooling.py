@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from math import prod
 
 import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from .pooling_windows import kernel_over_count, overlap, pooling_windows, spread_average
 from .scattering import add_slices, put_at_flat_positions
-from .window_matrices import Divisor, Windows, apply_along, pooling_windows, window_matrix
 
 rules = Registry()
 
@@ -23,7 +23,7 @@ def max_pool(n: Primal, dy: Tensor | None, dindices: None = None) -> Cotangent:
 
     def cotangent() -> Tensor:
         indices = _row_major_indices(n)
-        if any(windows.overlap for windows in pooling_windows(n)):
+        if overlap(n):
             flat = x.op.zeros_like(x).reshape([-1])
             return add_slices(flat, indices.reshape([-1]), dy.reshape([-1]), 0).reshape_like(x)
         return put_at_flat_positions(x, indices, dy)
@@ -33,16 +33,31 @@ def max_pool(n: Primal, dy: Tensor | None, dindices: None = None) -> Cotangent:
 
 @rules.vjp("AveragePool")
 def average_pool(n: Primal, dy: Tensor) -> Cotangent:
-    """dx = Aᵀ dy, where A averages the windows; the sum of a product of one matrix an axis."""
-    divisor: Divisor = "padded" if n.attr("count_include_pad", 0) else "covered"
-    return lambda: spread_windows(dy, n.required(0), pooling_windows(n), divisor)
+    """The cotangent of each window, divided by the number of averaged elements, is added to all that it covers."""
+    x = n.required(0)
+
+    def cotangent() -> Tensor:
+        windows, weighted = pooling_windows(n), dy
+        for axis, each in enumerate(windows, 2):
+            ratio = kernel_over_count(x, each, padding_counts=bool(n.attr("count_include_pad", 0)))
+            if ratio is not None:
+                weighted = weighted * ratio.unsqueeze(list(range(1, x.rank - axis)))
+        return spread_average(weighted, x, windows)
+
+    return cotangent
 
 
 @rules.vjp("LpPool")
 def lp_pool(n: Primal, dy: Tensor) -> Cotangent:
     """dx = sign(x) |x|^(p-1) Σ dy y^(1-p) over the windows that cover x; 0 where y is 0."""
     x, y, p = n.required(0), n.outputs[0], n.attr("p", 2)
-    return lambda: _norm_slope(x, p) * spread_windows(_over_norm(dy, y, p), x, pooling_windows(n), "none")
+
+    def cotangent() -> Tensor:
+        windows = pooling_windows(n)
+        elements = prod(each.kernel for each in windows)
+        return _norm_slope(x, p) * spread_average(_over_norm(dy, y, p) * float(elements), x, windows)
+
+    return cotangent
 
 
 @rules.vjp("GlobalAveragePool")
@@ -72,28 +87,6 @@ def global_lp_pool(n: Primal, dy: Tensor) -> Cotangent:
     """dx = sign(x) |x|^(p-1) dy y^(1-p); 0 where y is 0."""
     x, y, p = n.required(0), n.outputs[0], n.attr("p", 2)
     return lambda: _norm_slope(x, p) * _over_norm(dy, y, p)
-
-
-def spread_windows(dy: Tensor, x: Tensor, windows: Sequence[Windows], divisor: Divisor) -> Tensor:
-    """The adjoint of summing (or averaging) windows: each window's cotangent, added to all that it covers."""
-    if all(each.tiles or each.is_identity for each in windows):
-        return _repeat_tiles(dy, x, windows, divisor)
-    for axis, each in enumerate(windows, 2):
-        if not each.is_identity:
-            dy = apply_along(window_matrix(x, each, divisor), dy, axis, transposed=True)
-    return dy
-
-
-def _repeat_tiles(dy: Tensor, x: Tensor, windows: Sequence[Windows], divisor: Divisor) -> Tensor:
-    op = dy.op
-    elements = 1
-    for each in windows:
-        elements *= each.kernel
-    if divisor != "none":
-        dy = dy * (1.0 / elements)
-    split = dy.unsqueeze([2 * axis + 3 for axis in range(len(windows))])
-    repeats = [1, 1] + [factor for each in windows for factor in (1, each.kernel)]
-    return op.Expand(split, op.ints(repeats)).reshape_like(x)
 
 
 def _row_major_indices(n: Primal) -> Tensor:

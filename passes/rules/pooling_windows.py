@@ -1,0 +1,130 @@
+"""The windows of a pooling operator, and the adjoint of averaging them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from ..registry import Primal
+from ..tape import Tensor
+from .convolution import Windows, spread
+from .sizes import Size, join_sizes, larger, size_of
+
+
+@dataclass(frozen=True)
+class PoolingWindows:
+    """How windows slide along one spatial axis.
+
+    Attributes:
+        size: of the input; *count*: how many windows.
+        kernel, stride, dilation: of the operator.
+        before, after: the padding.
+        may_exceed: a window may reach beyond the padding (ceil_mode).
+    """
+
+    size: Size
+    count: Size
+    kernel: int
+    stride: int
+    dilation: int
+    before: Size
+    after: Size
+    may_exceed: bool
+
+    @property
+    def extent(self) -> int:
+        return (self.kernel - 1) * self.dilation + 1
+
+
+def pooling_windows(n: Primal) -> list[PoolingWindows]:
+    """The windows of a pooling node along each spatial axis."""
+    x, y = n.required(0), n.outputs[0]
+    rank = x.rank - 2
+    kernel = n.attr("kernel_shape")
+    strides, dilations = n.attr("strides", [1] * rank), n.attr("dilations", [1] * rank)
+    automatic = n.attr("auto_pad", "NOTSET")
+    pads = n.attr("pads", [0] * 2 * rank) if automatic == "NOTSET" else [0] * 2 * rank
+    windows = []
+    for index in range(rank):
+        size, count, stride = size_of(x, index + 2), size_of(y, index + 2), strides[index]
+        before: Size = pads[index]
+        after: Size = pads[index + rank]
+        if automatic.startswith("SAME"):
+            extent = (kernel[index] - 1) * dilations[index] + 1
+            total = extent - 1 if stride == 1 else larger((count - 1) * stride + extent - size, 0)
+            less = total // 2 if isinstance(total, int) else total / 2
+            before, after = (less, total - less) if automatic == "SAME_UPPER" else (total - less, less)
+        may_exceed = automatic == "NOTSET" and stride > 1 and bool(n.attr("ceil_mode", 0))
+        windows.append(PoolingWindows(size, count, kernel[index], stride, dilations[index], before, after, may_exceed))
+    return windows
+
+
+def overlap(n: Primal) -> bool:
+    """Whether windows of a pooling node may share elements."""
+    kernel = n.attr("kernel_shape")
+    ones = [1] * len(kernel)
+    steps = zip(kernel, n.attr("strides", ones), n.attr("dilations", ones), strict=True)
+    return any(stride < (size - 1) * dilation + 1 for size, stride, dilation in steps)
+
+
+def spread_average(dy: Tensor, x: Tensor, windows: Sequence[PoolingWindows]) -> Tensor:
+    """The adjoint of averaging windows of *x*, whatever they cover, over the size of the kernel.
+
+    With strides of 1 it is an average in turn, over mirrored windows. Else it is a ConvTranspose of each channel
+    alone, which in ONNX Runtime is as fast as one grouped by channels and does not need to know how many there are.
+    """
+    op = dy.op
+    kernel = [each.kernel for each in windows]
+    mirrored = [_mirrored_pads(each) for each in windows]
+    pads = [pair for pair in mirrored if pair is not None]
+    if len(pads) == len(windows):
+        both = [before for before, _ in pads] + [after for _, after in pads]
+        return op.AveragePool(dy, kernel_shape=kernel, pads=both, count_include_pad=1)
+    planes = op.Reshape(dy, op.ints([-1, 1, *[0] * len(windows)]))
+    weight = op.constant(np.full((1, 1, *kernel), 1 / prod(kernel)), dy.dtype)
+    return spread(planes, weight, x, [_as_convolution(each) for each in windows], 1).reshape_like(x)
+
+
+def kernel_over_count(x: Tensor, windows: PoolingWindows, *, padding_counts: bool) -> Tensor | None:
+    """The size of the kernel over the number of elements that each window averages, [count]; None if 1 everywhere.
+
+    Counted are the elements of the input that a window covers, and with *padding_counts* those of the padding.
+    """
+    op, w = x.op, windows
+    if not w.may_exceed and (padding_counts or (w.before == 0 and w.after == 0)):
+        return None
+    offsets = w.dilation * np.arange(w.kernel)
+    if all(isinstance(value, int) for value in (w.size, w.count, w.before, w.after)):
+        taps = w.stride * np.arange(w.count)[:, None] + offsets - w.before
+        inside = taps < w.size + w.after if padding_counts else (taps >= 0) & (taps < w.size)
+        return op.constant(w.kernel / np.maximum(inside.sum(1), 1), x.dtype)
+    zero, one = op.constant(0, ir.DataType.INT64), op.constant(1, ir.DataType.INT64)
+    starts = op.Range(zero, join_sizes(op, [w.count]).squeeze([0]), one) * w.stride - w.before
+    reached = starts.unsqueeze([1]) + op.ints(offsets)
+    end = join_sizes(op, [w.size + w.after if padding_counts else w.size])
+    counted = reached < end if padding_counts else op.And(reached >= 0, reached < end)
+    count = counted.cast(x.dtype).sum([1])
+    return float(w.kernel) / op.Max(count, op.constant(1, x.dtype))
+
+
+def _mirrored_pads(w: PoolingWindows) -> tuple[int, int] | None:
+    """The pads with which the adjoint is a pool itself; None if there are none.
+
+    Dilations are left out: AveragePool has had them only since opset 19.
+    """
+    if w.stride > 1 or w.dilation > 1 or not isinstance(w.before, int) or not isinstance(w.after, int):
+        return None
+    before, after = w.kernel - 1 - w.before, w.kernel - 1 - w.after
+    return (before, after) if before >= 0 and after >= 0 else None
+
+
+def _as_convolution(w: PoolingWindows) -> Windows:
+    """These windows as those of a convolution, with the padding that they reach into."""
+    if isinstance(w.size, int) and isinstance(w.count, int) and isinstance(w.before, int):
+        beyond = (w.count - 1) * w.stride + w.extent - w.size - w.before
+        return Windows(w.stride, w.dilation, w.before, max(beyond, 0), max(-beyond, 0))
+    return Windows(w.stride, w.dilation, w.before, 0, None)
