@@ -61,7 +61,7 @@ def check(
         console.print(
             f"[red]{len(wrong)} of {len(checks)} gradients are wrong[/red]"
             if wrong
-            else f"[green]All {len(checks)} gradients agree with finite differences[/green]"
+            else f"[green]Every gradient agrees with finite differences ({len(checks)} checked)[/green]"
         )
     if wrong:
         raise typer.Exit(1)

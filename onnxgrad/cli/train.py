@@ -64,6 +64,8 @@ def train(
     from .progress import TrainingProgress
 
     start = time.perf_counter()
+    if not output.parent.is_dir():
+        raise InputError(f"{output} cannot be written: there is no folder {output.parent}")
     loaded = onnxgrad.load(program)
     if loaded.signature.loss is None:
         raise InputError(f"{program} has no loss to train on; compile it with --loss")

@@ -16,7 +16,7 @@ def lrn(n: Primal, dy: Tensor) -> Cotangent:
     section 3.3).
     """
     x, y = n.required(0), n.outputs[0]
-    size, alpha, beta = n.attr("size"), n.attr("alpha", 1e-4), n.attr("beta", 0.75)
+    size, alpha, beta = int(n.attr("size")), float(n.attr("alpha", 1e-4)), float(n.attr("beta", 0.75))
     before, after = (size - 1) // 2, size // 2
 
     def cotangent() -> Tensor:
