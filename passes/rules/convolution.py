@@ -1,24 +1,17 @@
 """Rules of the convolutions: Conv, ConvTranspose.
 
-Both are one trilinear form of a long signal x, a short signal y and a kernel w,
-
-    Σ y[n, m, o] w[m, c, k] x[n, c, stride·o + dilation·k - before],
-
-the sum over all indices, n the batch, m and c the channels, o and k positions along each spatial axis. Conv computes
-the factor of y from x and w, ConvTranspose that of x from y and w, so each rule needs the other operator and the
-factor of w. This is the transposed convolution of Dumoulin and Visin, "A guide to convolution arithmetic for deep
-learning" (2016).
+Both are partial derivatives of one trilinear form of a long signal, a short signal and a kernel (see
+`sliding_windows`). Conv computes the short signal, ConvTranspose the long one; so the cotangent of the one's signal
+is the other operator, and the cotangents of their kernels have the same form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
-from .sizes import Size, join_sizes, larger, size_of
-from .slicing import crop, zero_pad
+from .convolution_forms import long_cotangent, weight_cotangent
+from .sizes import Size, larger, size_of
+from .sliding_windows import Windows, convolve
 
 rules = Registry()
 
@@ -32,9 +25,9 @@ def conv(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     x, w = n.required(0), n.required(1)
     windows, group = _windows_of_conv(n, dy), n.attr("group", 1)
     return (
-        lambda: spread(dy, w, x, windows, group),
-        lambda: weight_factor(x, dy, w, windows, group),
-        lambda: _bias_cotangent(dy),
+        lambda: long_cotangent(dy, w, x, windows, group),
+        lambda: weight_cotangent(x, dy, w, windows, group),
+        lambda: dy.sum([axis for axis in range(dy.rank) if axis != 1]),
     )
 
 
@@ -44,118 +37,10 @@ def conv_transpose(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     x, w = n.required(0), n.required(1)
     windows, group = _windows_of_conv_transpose(n), n.attr("group", 1)
     return (
-        lambda: correlate(dy, w, x, windows, group),
-        lambda: weight_factor(dy, x, w, windows, group),
-        lambda: _bias_cotangent(dy),
+        lambda: convolve(dy, w, x, windows, group),
+        lambda: weight_cotangent(dy, x, w, windows, group),
+        lambda: dy.sum([axis for axis in range(dy.rank) if axis != 1]),
     )
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How the kernel slides along one spatial axis of the long signal.
-
-    Attributes:
-        stride: the distance between windows.
-        dilation: the distance between the positions within a window.
-        before: how many zeros precede the long signal.
-        after: how many zeros follow it.
-        slack: how many positions of the padded signal follow the last window; None if only known at run time.
-    """
-
-    stride: int
-    dilation: int
-    before: Size
-    after: Size
-    slack: int | None
-
-
-def correlate(x: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
-    """The short signal of the spatial sizes of *like* from the long signal *x*: a Conv."""
-    x, windows = _with_computed_padding(x, windows)
-    y = x.op.Conv(x, w, group=group, pads=_pads(windows), **_steps(windows))
-    surplus = [axis for axis, each in enumerate(windows, 2) if each.slack is None or each.slack >= each.stride]
-    return crop(y, {axis: (0, size_of(like, axis)) for axis in surplus})
-
-
-def spread(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
-    """The long signal of the spatial sizes of *like* from the short signal *y*: a ConvTranspose.
-
-    Where the slack is only known at run time, the most that it can be is computed and cut off.
-    """
-    before, after, extra, bounds = [], [], [], {}
-    for axis, each in enumerate(windows, 2):
-        start: Size = 0
-        if isinstance(each.before, int) and isinstance(each.after, int) and each.slack is not None:
-            margin = each.after - each.slack
-            before.append(each.before)
-        else:
-            margin = (each.after if isinstance(each.after, int) else 0) - (each.stride - 1)
-            before.append(each.before if isinstance(each.before, int) else 0)
-            start = 0 if isinstance(each.before, int) else each.before
-            bounds[axis] = (start, start + size_of(like, axis))
-        after.append(max(margin, 0))
-        extra.append(max(-margin, 0))
-    x = y.op.ConvTranspose(y, w, group=group, pads=[*before, *after], output_padding=extra, **_steps(windows))
-    return crop(x, bounds)
-
-
-def weight_factor(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
-    """The factor of *w*: the long signal correlated with the short one, a Conv that sums over the batch.
-
-    The short signal is the kernel; so strides and dilations change places.
-    """
-    x, windows = _with_computed_padding(x, windows)
-    op, spatial = x.op, list(range(2, x.rank))
-    if group > 1:
-        # The groups of a Conv divide its channels, which here are the batch: one batch a group, one after the other.
-        sizes = [size_of(x, axis) for axis in (0, *spatial)]
-        channels = size_of(w, 1)
-        x = x.reshape(join_sizes(op, [sizes[0], group, channels, *sizes[1:]]))
-        x = x.transpose([2, 1, 0, *(axis + 1 for axis in spatial)])
-        x = x.reshape(join_sizes(op, [channels, sizes[0] * group, *sizes[1:]]))
-    else:
-        x = x.transpose([1, 0, *spatial])
-    factor = op.Conv(
-        x,
-        y.transpose([1, 0, *spatial]),
-        group=group,
-        pads=_pads(windows),
-        strides=[each.dilation for each in windows],
-        dilations=[each.stride for each in windows],
-    ).transpose([1, 0, *spatial])
-    surplus = [axis for axis, each in enumerate(windows, 2) if _may_exceed(each)]
-    return crop(factor, {axis: (0, size_of(w, axis)) for axis in surplus})
-
-
-def _may_exceed(windows: Windows) -> bool:
-    """Whether the slack may hold another position of the kernel."""
-    return (windows.stride - 1 if windows.slack is None else windows.slack) >= windows.dilation
-
-
-def _bias_cotangent(dy: Tensor) -> Tensor:
-    return dy.sum([axis for axis in range(dy.rank) if axis != 1])
-
-
-def _with_computed_padding(x: Tensor, windows: Sequence[Windows]) -> tuple[Tensor, list[Windows]]:
-    """Pad *x* where the padding is no constant, so that an attribute cannot say it."""
-    computed = {
-        axis: (each.before, each.after)
-        for axis, each in enumerate(windows, 2)
-        if not (isinstance(each.before, int) and isinstance(each.after, int))
-    }
-    rest = [
-        Windows(each.stride, each.dilation, 0, 0, each.slack) if axis in computed else each
-        for axis, each in enumerate(windows, 2)
-    ]
-    return zero_pad(x, computed), rest
-
-
-def _pads(windows: Sequence[Windows]) -> list[Size]:
-    return [*(each.before for each in windows), *(each.after for each in windows)]
-
-
-def _steps(windows: Sequence[Windows]) -> dict[str, list[int]]:
-    return {"strides": [each.stride for each in windows], "dilations": [each.dilation for each in windows]}
 
 
 def _windows_of_conv(n: Primal, y: Tensor) -> list[Windows]:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from ..registry import Primal
 from ..tape import Tensor
-from .convolution import Windows, spread
 from .sizes import Size, join_sizes, larger, size_of
+from .sliding_windows import Windows, convolve_transposed
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def spread_average(dy: Tensor, x: Tensor, windows: Sequence[PoolingWindows]) -> 
         return op.AveragePool(dy, kernel_shape=kernel, pads=both, count_include_pad=1)
     planes = op.Reshape(dy, op.ints([-1, 1, *[0] * len(windows)]))
     weight = op.constant(np.full((1, 1, *kernel), 1 / prod(kernel)), dy.dtype)
-    return spread(planes, weight, x, [_as_convolution(each) for each in windows], 1).reshape_like(x)
+    return convolve_transposed(planes, weight, x, [_as_convolution(each) for each in windows], 1).reshape_like(x)
 
 
 def kernel_over_count(x: Tensor, windows: PoolingWindows, *, padding_counts: bool) -> Tensor | None:
@@ -98,17 +98,19 @@ def kernel_over_count(x: Tensor, windows: PoolingWindows, *, padding_counts: boo
     if not w.may_exceed and (padding_counts or (w.before == 0 and w.after == 0)):
         return None
     offsets = w.dilation * np.arange(w.kernel)
-    if all(isinstance(value, int) for value in (w.size, w.count, w.before, w.after)):
-        taps = w.stride * np.arange(w.count)[:, None] + offsets - w.before
-        inside = taps < w.size + w.after if padding_counts else (taps >= 0) & (taps < w.size)
+    known = [value for value in (w.size, w.count, w.before, w.after) if isinstance(value, int)]
+    if len(known) == 4:
+        size, count, before, after = known
+        taps = w.stride * np.arange(count)[:, None] + offsets - before
+        inside = taps < size + after if padding_counts else (taps >= 0) & (taps < size)
         return op.constant(w.kernel / np.maximum(inside.sum(1), 1), x.dtype)
     zero, one = op.constant(0, ir.DataType.INT64), op.constant(1, ir.DataType.INT64)
     starts = op.Range(zero, join_sizes(op, [w.count]).squeeze([0]), one) * w.stride - w.before
     reached = starts.unsqueeze([1]) + op.ints(offsets)
     end = join_sizes(op, [w.size + w.after if padding_counts else w.size])
     counted = reached < end if padding_counts else op.And(reached >= 0, reached < end)
-    count = counted.cast(x.dtype).sum([1])
-    return float(w.kernel) / op.Max(count, op.constant(1, x.dtype))
+    counts = counted.cast(x.dtype).sum([1])
+    return float(w.kernel) / op.Max(counts, op.constant(1, x.dtype))
 
 
 def _mirrored_pads(w: PoolingWindows) -> tuple[int, int] | None:

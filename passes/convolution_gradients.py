@@ -1,0 +1,85 @@
+"""The choice of form for the gradients of convolutions, by their sizes.
+
+A convolution's gradients can be written as another convolution or as products of matrices, at costs that differ
+by up to ten times. The rules here were measured in ONNX Runtime on CPUs, on the layers of ResNet, VGG, MobileNet,
+small classifiers and 1-D networks. No form depends on the size of the batch, which is mostly unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+
+_MANY_TAPS = 27
+"""A kernel of 3 x 3 x 3. More products than that cost more than they save, and swell the graph."""
+
+_FEW_CHANNELS = 8
+"""A product with fewer rows than this wastes most of a matrix kernel's register tile."""
+
+_FEW_POSITIONS = 256
+"""Below 16 x 16 positions the fixed cost of a small product or copy outweighs its arithmetic."""
+
+
+@dataclass(frozen=True)
+class ConvolutionSizes:
+    """The sizes of a convolution (of a long signal to a short one) or of its transpose, without the batch.
+
+    Attributes:
+        groups: how many groups the channels are in.
+        long_channels: the channels of the long signal, in one group.
+        short_channels: those of the short signal, in one group.
+        kernel: the sizes of the kernel.
+        long_positions: the number of positions of the long signal; None if only known at run time.
+        short_positions: that of the short signal.
+    """
+
+    groups: int
+    long_channels: int
+    short_channels: int
+    kernel: tuple[int, ...]
+    long_positions: int | None
+    short_positions: int | None
+
+
+class WeightForm(Enum):
+    """How to compute the gradient of the weight. A tap is one position of the kernel."""
+
+    CONVOLUTION = "one Conv of the long signal by the short one, over the batch"
+    TAPS = "for each tap and each member of the batch one product, summed over the batch"
+    TAPS_OVER_BATCH = "for each tap one product that contracts the batch too; both signals are transposed"
+    GATHERED_TAPS = "the taps side by side, and for each member of the batch one product, summed over the batch"
+
+
+def weight_form(sizes: ConvolutionSizes) -> WeightForm:
+    """The form that is expected to be the fastest for the gradient of the weight.
+
+    A Conv serves kernels of many taps, whose number is then the width of its inner product. Where each tap has a
+    product of its own, few channels make it thin: then the taps are gathered, which copies the signal once for
+    each. To contract the batch in the product costs the transposition of both signals, and saves a gradient for
+    each member of the batch: it pays where the weight is larger than the signals.
+    """
+    taps = prod(sizes.kernel)
+    if sizes.long_channels < _FEW_CHANNELS and taps > 1:
+        if sizes.groups == 1:
+            return WeightForm.GATHERED_TAPS if taps <= 16 else WeightForm.CONVOLUTION
+        few = sizes.short_positions is not None and sizes.short_positions < _FEW_POSITIONS
+        return WeightForm.CONVOLUTION if few or taps > _MANY_TAPS else WeightForm.TAPS
+    if taps > _MANY_TAPS:
+        return WeightForm.CONVOLUTION
+    if sizes.long_positions is None or sizes.short_positions is None:
+        return WeightForm.TAPS
+    weight = sizes.short_channels * sizes.long_channels * taps
+    signals = sizes.long_channels * sizes.long_positions + sizes.short_channels * sizes.short_positions
+    return WeightForm.TAPS_OVER_BATCH if weight > signals else WeightForm.TAPS
+
+
+def prefers_reversed_kernel(sizes: ConvolutionSizes) -> bool:
+    """Whether a Conv by the reversed kernel is expected to be faster than ConvTranspose, at stride 1.
+
+    ConvTranspose scatters a matrix of long_channels columns, on one thread; Conv gathers one of short_channels, on
+    all threads. With few positions, reversing the kernel costs more than that.
+    """
+    if sizes.long_positions is not None and sizes.long_positions < 100:
+        return False
+    return 2 * sizes.long_channels >= sizes.short_channels and sizes.groups * sizes.long_channels >= 32

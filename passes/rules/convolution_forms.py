@@ -1,0 +1,169 @@
+"""The gradients of convolutions in the form that suits their sizes.
+
+Convolutions and correlations as matrix products, beside those of `sliding_windows`; which of them is taken says
+`convolution_gradients`. In shapes, N is the batch, G the groups, M and C the channels of one group of the short
+and the long signal, and P the positions of the short signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from ..convolution_gradients import ConvolutionSizes, WeightForm, prefers_reversed_kernel, weight_form
+from ..tape import Tensor
+from .sizes import join_sizes, size_of
+from .slicing import zero_pad
+from .sliding_windows import Windows, convolve, convolve_transposed, correlate
+
+
+def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
+    """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one."""
+    sizes = _sizes(like, y, w, group)
+    if sizes is not None and all(each.stride == 1 for each in windows):
+        if prod(sizes.kernel) == 1 and all((each.before, each.after) == (0, 0) for each in windows):
+            return _product_with_transposed_weight(y, w, like, sizes)
+        reversed_windows = _reversed_windows(windows, sizes.kernel)
+        if reversed_windows is not None and prefers_reversed_kernel(sizes):
+            return _convolve_by_reversed_kernel(y, w, reversed_windows, sizes)
+    return convolve_transposed(y, w, like, windows, group)
+
+
+def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
+    """The cotangent of the kernel *w*: the correlation of the long signal with the short one."""
+    sizes = _sizes(x, y, w, group)
+    form = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
+    if sizes is None or form is WeightForm.CONVOLUTION:
+        return correlate(x, y, w, windows, group)
+    if form is WeightForm.TAPS_OVER_BATCH:
+        return _correlate_over_batch(x, y, w, windows, sizes)
+    return _correlate_by_taps(x, y, w, windows, sizes, gathered=form is WeightForm.GATHERED_TAPS)
+
+
+def _sizes(x: Tensor, y: Tensor, w: Tensor, group: int) -> ConvolutionSizes | None:
+    """The sizes; None where those of the kernel are not known."""
+    if w.static_shape is None:
+        return None
+    short_channels, long_channels, *kernel = w.static_shape
+    return ConvolutionSizes(group, long_channels, short_channels // group, tuple(kernel), _positions(x), _positions(y))
+
+
+def _positions(signal: Tensor) -> int | None:
+    known = [dim for dim in signal.shape[2:] if isinstance(dim, int)]
+    return prod(known) if len(known) == signal.rank - 2 else None
+
+
+def _product_with_transposed_weight(y: Tensor, w: Tensor, like: Tensor, sizes: ConvolutionSizes) -> Tensor:
+    """wᵀ y for a kernel of one tap: (G, C, M) by (N, G, M, P)."""
+    weight = w.reshape([*_groups(sizes), sizes.short_channels, sizes.long_channels])
+    return (weight.swap_last_two() @ _matrices(y, sizes.short_channels, sizes)).reshape_like(like)
+
+
+def _reversed_windows(windows: Sequence[Windows], kernel: Sequence[int]) -> list[Windows] | None:
+    """The windows of the Conv by the reversed kernel; None where they would need negative padding."""
+    result = []
+    for each, size in zip(windows, kernel, strict=True):
+        if not (isinstance(each.before, int) and isinstance(each.after, int)):
+            return None
+        reach = (size - 1) * each.dilation
+        if each.before > reach or each.after > reach or each.slack != 0:
+            return None
+        result.append(Windows(1, each.dilation, reach - each.before, reach - each.after, 0))
+    return result
+
+
+def _convolve_by_reversed_kernel(y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+    """The long signal by a Conv of the short one: the kernel is reversed, its channels change places."""
+    op, spatial = y.op, range(2, w.rank)
+    count = len(spatial)
+    start, end = op.ints([-1] * count), op.ints([np.iinfo(np.int64).min] * count)
+    w = op.Slice(w, start, end, op.ints(spatial), op.ints([-1] * count))
+    w = w.reshape([sizes.groups, sizes.short_channels, sizes.long_channels, *sizes.kernel])
+    w = w.transpose([0, 2, 1, *(axis + 1 for axis in spatial)])
+    w = w.reshape([sizes.groups * sizes.long_channels, sizes.short_channels, *sizes.kernel])
+    return convolve(y, w, y, windows, sizes.groups)
+
+
+def _correlate_by_taps(
+    x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes, *, gathered: bool
+) -> Tensor:
+    """Σ y xᵀ over the batch, for each tap: (N, G, M, P) by (N, G, C, P)."""
+    rows = _matrices(y, sizes.short_channels, sizes)
+    taps = (_matrices(tap, sizes.long_channels, sizes) for tap in _taps(x, y, windows, sizes.kernel))
+    if gathered:
+        taps = iter([_concatenate(list(taps), axis=rows.rank - 2)])
+    products = [rows @ tap.swap_last_two() for tap in taps]
+    return _taps_last(_concatenate(products, axis=rows.rank - 1).sum([0]), w, sizes)
+
+
+def _correlate_over_batch(
+    x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes
+) -> Tensor:
+    """y xᵀ for each tap: (G, M, N·P) by (G, C, N·P)."""
+    swapped = [1, 0, *range(2, x.rank)]
+    x, y, groups = x.transpose(swapped), y.transpose(swapped), _groups(sizes)
+    rows = y.reshape([*groups, sizes.short_channels, -1])
+    products = []
+    for tap in _taps(x, y, windows, sizes.kernel):
+        columns = tap.reshape([*groups, sizes.long_channels, -1])
+        products.append(rows @ columns.swap_last_two() if groups else y.op.Gemm(rows, columns, transB=1))
+    return _taps_last(_concatenate(products, axis=rows.rank - 1), w, sizes)
+
+
+def _taps_last(products: Tensor, w: Tensor, sizes: ConvolutionSizes) -> Tensor:
+    """The products (G, M, taps · C) in the shape of the kernel *w*, whose taps follow the channels."""
+    taps = prod(sizes.kernel)
+    if taps > 1:
+        products = products.reshape([sizes.groups * sizes.short_channels, taps, sizes.long_channels])
+        products = products.transpose([0, 2, 1])
+    return products.reshape_like(w)
+
+
+def _taps(x: Tensor, y: Tensor, windows: Sequence[Windows], kernel: Sequence[int]) -> Iterator[Tensor]:
+    """For each tap in row-major order, the positions of the padded long signal *x* that it meets, shaped like *y*."""
+    padded = zero_pad(x, {axis: (each.before, each.after) for axis, each in enumerate(windows, 2)})
+    last = x.rank - 1
+
+    def cut(signal: Tensor, taps: Mapping[int, int]) -> Tensor:
+        starts, ends, axes, steps = [], [], [], []
+        for axis, tap in taps.items():
+            each = windows[axis - 2]
+            if kernel[axis - 2] > 1 or each.stride > 1 or each.slack != 0:
+                start = tap * each.dilation
+                starts.append(start)
+                ends.append((size_of(y, axis) - 1) * each.stride + start + 1)
+                axes.append(axis)
+                steps.append(each.stride)
+        if not axes:
+            return signal
+        op = signal.op
+        return op.Slice(signal, op.ints(starts), join_sizes(op, ends), op.ints(axes), op.ints(steps))
+
+    cut_last = cache(lambda tap: cut(padded, {last: tap}))
+    for taps in product(*map(range, kernel)):
+        if windows[-1].stride > 1:
+            # Every few elements of a row are slow to copy: each column of taps does that once.
+            yield cut(cut_last(taps[-1]), dict(enumerate(taps[:-1], 2)))
+        else:
+            yield cut(padded, dict(enumerate(taps, 2)))
+
+
+def _matrices(signal: Tensor, channels: int, sizes: ConvolutionSizes) -> Tensor:
+    """*signal* as (N, G, channels, P), without G if there is one group."""
+    rest = [*_groups(sizes), channels]
+    positions = _positions(signal)
+    if positions is not None:
+        return signal.reshape([-1, *rest, positions])
+    return signal.reshape(join_sizes(signal.op, [size_of(signal, 0), *rest, -1]))
+
+
+def _groups(sizes: ConvolutionSizes) -> list[int]:
+    return [sizes.groups] if sizes.groups > 1 else []
+
+
+def _concatenate(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else tensors[0].op.Concat(*tensors, axis=axis)
