@@ -11,6 +11,7 @@ from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
 from ..passes.fold_constants import FoldConstants
 from ..passes.infer_shapes import InferShapes
+from ..passes.inline_constant_branches import InlineConstantBranches
 from ..passes.inline_functions import InlineFunctions
 from ..passes.lift_constants import LiftConstants
 from ..passes.raise_gelu import RaiseGelu
@@ -19,7 +20,7 @@ from ..passes.raise_softmax import RaiseSoftmax
 from ..passes.registry import Registry
 from ..passes.upgrade_opset import UpgradeOpset
 from .parameters import find_parameters, nearest
-from .pipeline import Pipeline
+from .pipeline import Pipeline, count_nodes
 
 
 def normalize(
@@ -47,11 +48,10 @@ def normalize(
     graph.outputs.extend(
         value for node in graph for value in node.outputs if value.name in keep and value not in own_outputs
     )
+    _fold(pipeline, rules, keep)
     protected = [str(value.name) for value in find_parameters(graph, rules)] + list(keep)
     pipeline.run(
         [
-            FoldConstants(protected),
-            InferShapes(),
             EliminateDeadCode(),
             EliminateCommonSubexpressions(protected),
             RaiseLayerNormalization(protected),
@@ -62,6 +62,18 @@ def normalize(
     names = [value.name for value in own_outputs]
     graph.outputs[:] = [value for value in graph.outputs if value.name in names]
     return find_parameters(graph, rules)
+
+
+def _fold(pipeline: Pipeline, rules: Registry, keep: Sequence[str]) -> None:
+    """Fold constants, and with them the branches that are always taken, until no more is known."""
+    graph, settled = pipeline.model.graph, False
+    while not settled:
+        branching = any(node.op_type == "If" for node in graph.all_nodes())
+        nodes = count_nodes(pipeline.model)
+        protected = [str(value.name) for value in find_parameters(graph, rules)] + list(keep)
+        pipeline.run([FoldConstants(protected), InlineConstantBranches(protected), InferShapes()])
+        # Shapes are known as branches are chosen, and conditions as shapes are known.
+        settled = not branching or count_nodes(pipeline.model) == nodes
 
 
 def fix_dims(graph: ir.Graph, sizes: Mapping[str, int]) -> None:

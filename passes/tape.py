@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .errors import UnsupportedError
+from .fresh_names import FreshNames
 from .infer_shapes import NodeInference
 
 CANONICAL_OPSET = 26
@@ -219,7 +220,7 @@ class Tape:
         self.metadata: Mapping[str, str] = {}
         self.prefix = "onnxgrad"
         self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], Tensor] = {}
-        self._names = _names_in(graph)
+        self._names = FreshNames(graph)
         self._inference = NodeInference(graph, opset)
 
     def at(self, prefix: str, metadata: Mapping[str, str]) -> None:
@@ -296,17 +297,7 @@ class Tape:
 
     def fresh_name(self, stem: str) -> str:
         """A name that no value or node of the graph has yet."""
-        count = self._names.get(stem)
-        if count is None:
-            self._names[stem] = 0
-            return stem
-        while True:
-            count += 1
-            name = f"{stem}_{count}"
-            if name not in self._names:
-                self._names[stem] = count
-                self._names[name] = 0
-                return name
+        return self._names.fresh(stem)
 
 
 def same_shape(a: Tensor, b: Tensor) -> bool:
@@ -318,14 +309,3 @@ def same_shape(a: Tensor, b: Tensor) -> bool:
 
 def _annotate() -> str:
     return "give its shape and type in the model's value_info, or run shape inference on the model first"
-
-
-def _names_in(graph: ir.Graph) -> dict[str, int]:
-    names: dict[str, int] = {}
-    for value in (*graph.inputs, *graph.initializers.values()):
-        names[value.name or ""] = 0
-    for node in graph.all_nodes():
-        names[node.name or ""] = 0
-        for value in node.outputs:
-            names[value.name or ""] = 0
-    return names

@@ -1,0 +1,37 @@
+"""Names that nothing in a model bears yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+
+class FreshNames:
+    """Gives names that no value and no node of *graph* and its subgraphs bears, and none that was given before."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._counts = {value.name or "": 0 for value in values_in(graph)}
+        self._counts.update({node.name or "": 0 for node in graph.all_nodes()})
+
+    def fresh(self, stem: str) -> str:
+        """*stem* if it is free, or else *stem* with a number."""
+        count = self._counts.get(stem)
+        if count is None:
+            self._counts[stem] = 0
+            return stem
+        while True:
+            count += 1
+            name = f"{stem}_{count}"
+            if name not in self._counts:
+                self._counts[stem] = count
+                self._counts[name] = 0
+                return name
+
+
+def values_in(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Every value of *graph* and its subgraphs, once: inputs, initializers, and what the nodes compute."""
+    for each in (graph, *graph.subgraphs()):
+        yield from each.inputs
+        yield from (value for value in each.initializers.values() if not value.is_graph_input())
+        yield from (value for node in each for value in node.outputs)
