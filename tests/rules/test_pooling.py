@@ -1,6 +1,6 @@
 """Rules of the pooling operators. Samples are far apart, so that no finite difference changes a maximum.
 
-The oracle for values is PyTorch where it has the form, and finite differences of the operator always.
+The oracle is PyTorch where it has the form, and finite differences of the operator always.
 """
 
 from __future__ import annotations
@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 
-from .checking import check_rule
+from onnxgrad.passes.rules import BUILTIN_RULES
+
+from .checking import check_edge_values, check_rule, joint_graph, run_runtime
 
 POOLS = {1: (F.max_pool1d, F.avg_pool1d), 2: (F.max_pool2d, F.avg_pool2d), 3: (F.max_pool3d, F.avg_pool3d)}
 
@@ -34,6 +37,17 @@ WINDOWS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((1, 1, 4, 4, 4), {"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}),
     ((1, 1, 3, 4, 5), {"kernel_shape": [2, 3, 2], "strides": [1, 2, 2], "pads": [0, 1, 1, 0, 1, 1]}),
 ]
+
+OTHER_FORMS: list[dict[str, Any]] = [
+    {"dilations": [2, 1]},
+    {"dilations": [1, 2], "pads": [1, 2, 1, 2]},
+    {"strides": [1, 1], "auto_pad": "SAME_LOWER"},
+    {"strides": [1, 1], "dilations": [2, 2], "pads": [1, 0, 0, 1]},
+    {"auto_pad": "SAME_UPPER"},
+    {"auto_pad": "SAME_LOWER"},
+    {"auto_pad": "VALID"},
+]
+"""Forms that PyTorch lacks, where the one oracle is finite differences."""
 
 
 def torch_options(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -60,10 +74,10 @@ def test_max_pool(shape: tuple[int, ...], attributes: dict[str, Any], ceil_mode:
     )
 
 
-@pytest.mark.parametrize("attributes", [{"dilations": [2, 1]}, {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}])
+@pytest.mark.parametrize("attributes", OTHER_FORMS)
 def test_max_pool_in_other_forms(attributes: dict[str, Any]) -> None:
     attributes = {"kernel_shape": [2, 3], "strides": [1, 2], **attributes}
-    check_rule("MaxPool", [sample(1, 2, 5, 6)], attributes=attributes, step=1e-6)
+    check_rule("MaxPool", [sample(1, 2, 5, 7)], attributes=attributes, step=1e-6)
 
 
 def test_max_pool_dilated_is_that_of_pytorch() -> None:
@@ -100,6 +114,29 @@ def test_ties_go_to_the_index_that_max_pool_returned(stride: int) -> None:
     )
 
 
+def test_max_pool_that_gives_its_indices_out() -> None:
+    check_rule(
+        "MaxPool",
+        [sample(1, 2, 4, 5)],
+        attributes={"kernel_shape": [2, 3]},
+        outputs=2,
+        torch_function=lambda x: F.max_pool2d(x, [2, 3], 1),
+        step=1e-6,
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_infinities_are_elements_like_others(stride: int) -> None:
+    x = np.full((1, 2, 8), -np.inf)
+    x[0, 1, 3:] = [1.0, np.inf, 2.0, np.inf, np.inf]
+    check_edge_values(
+        "MaxPool",
+        [x],
+        lambda x: F.max_pool1d(x, 2, stride),
+        attributes={"kernel_shape": [2], "strides": [stride]},
+    )
+
+
 @pytest.mark.parametrize(("shape", "attributes"), WINDOWS)
 @pytest.mark.parametrize("ceil_mode", [0, 1])
 @pytest.mark.parametrize("count_include_pad", [0, 1])
@@ -116,20 +153,28 @@ def test_average_pool(
     )
 
 
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"dilations": [2, 1]},
-        {"dilations": [1, 2], "pads": [1, 2, 1, 2]},
-        {"dilations": [1, 2], "pads": [1, 2, 1, 2], "count_include_pad": 1},
-        {"auto_pad": "SAME_UPPER"},
-        {"auto_pad": "SAME_LOWER"},
-        {"auto_pad": "VALID"},
-    ],
-)
-def test_average_pool_in_other_forms(attributes: dict[str, Any]) -> None:
-    attributes = {"kernel_shape": [2, 3], "strides": [1, 2], **attributes}
+@pytest.mark.parametrize("attributes", OTHER_FORMS)
+@pytest.mark.parametrize("count_include_pad", [0, 1])
+def test_average_pool_in_other_forms(attributes: dict[str, Any], count_include_pad: int) -> None:
+    attributes = {"kernel_shape": [2, 3], "strides": [1, 2], "count_include_pad": count_include_pad, **attributes}
     check_rule("AveragePool", [sample(1, 2, 5, 7)], attributes=attributes)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_average_pool_of_a_long_signal(stride: int) -> None:
+    """A million samples: memory is linear in their number."""
+    shape = [1, 1, 2**20]
+    node = onnx.helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[3], strides=[stride], pads=[1, 1])
+    signal = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
+    pooled = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 1, 2**20 // stride])
+    graph = onnx.helper.make_graph([node], "pool", [signal], [pooled])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 26)], ir_version=13)
+    x = torch.ones(shape, requires_grad=True)
+    y = F.avg_pool1d(x, 3, stride, 1, count_include_pad=False)
+    dy = torch.linspace(-1, 1, y.numel()).reshape(y.shape)
+    feeds = {"x": x.detach().numpy(), "y.grad_output": dy.numpy()}
+    (dx,) = run_runtime(joint_graph(model, ["x"], BUILTIN_RULES), feeds)
+    np.testing.assert_allclose(dx, torch.autograd.grad(y, x, dy)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 2, 3, 3), (1, 2, 2, 3, 2)])
@@ -158,23 +203,46 @@ def test_global_lp_pool(p: int, shape: tuple[int, ...]) -> None:
         [sample(*shape)],
         attributes={"p": p},
         torch_function=lambda x: torch.linalg.vector_norm(x, p, dim=spatial, keepdim=True),
-        finite_differences=False,
-        runtime_dtypes=(np.float32,),
     )
 
 
 @pytest.mark.parametrize("p", [1, 2, 3])
-@pytest.mark.parametrize(("shape", "attributes"), [w for w in WINDOWS if "pads" not in w[1] and len(w[0]) == 4])
-def test_lp_pool(p: int, shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
-    def expected(x: torch.Tensor) -> torch.Tensor:
-        size, stride = attributes["kernel_shape"], attributes.get("strides", [1, 1])
-        return (F.avg_pool2d(x.abs() ** p, size, stride) * np.prod(size)) ** (1 / p)
+@pytest.mark.parametrize(("shape", "attributes"), WINDOWS[:5])
+@pytest.mark.parametrize("ceil_mode", [0, 1])
+def test_lp_pool(p: int, shape: tuple[int, ...], attributes: dict[str, Any], ceil_mode: int) -> None:
+    attributes = {**attributes, "ceil_mode": ceil_mode}
+    rank = len(shape) - 2
 
-    check_rule(
+    def expected(x: torch.Tensor) -> torch.Tensor:
+        # The sum of a window is its average over all of the kernel, which only avg_pool2d and avg_pool3d can take.
+        powers = (x.abs() ** p).reshape(*x.shape[:2], *[1] * (2 - rank), *x.shape[2:])
+        options = torch_options(attributes)
+        for name, filler in ("kernel_size", 1), ("stride", 1), ("padding", 0):
+            options[name] = [filler] * (2 - rank) + options[name]
+        sums = F.avg_pool2d(powers, **options, divisor_override=1)
+        return sums.reshape(*x.shape[:2], *sums.shape[4 - rank :]) ** (1 / p)
+
+    check_rule("LpPool", [sample(*shape)], attributes={**attributes, "p": p}, torch_function=expected)
+
+
+@pytest.mark.parametrize("attributes", OTHER_FORMS)
+def test_lp_pool_in_other_forms(attributes: dict[str, Any]) -> None:
+    attributes = {"kernel_shape": [2, 3], "strides": [1, 2], **attributes}
+    check_rule("LpPool", [sample(1, 2, 5, 7)], attributes=attributes)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_lp_pools_of_zeros(p: int) -> None:
+    x = np.array([[[0.0, 0.0, 3.0, 0.0, -2.0, 1.0]]])
+    check_edge_values(
         "LpPool",
-        [sample(*shape)],
-        attributes={**attributes, "p": p},
-        torch_function=expected,
-        finite_differences=False,
-        runtime_dtypes=(np.float32,),
+        [x],
+        lambda x: torch.linalg.vector_norm(x.unfold(2, 2, 2), p, dim=-1),
+        attributes={"kernel_shape": [2], "strides": [2], "p": p},
+    )
+    check_edge_values(
+        "GlobalLpPool",
+        [np.zeros((1, 2, 3))],
+        lambda x: torch.linalg.vector_norm(x, p, dim=2, keepdim=True),
+        attributes={"p": p},
     )
