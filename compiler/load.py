@@ -194,9 +194,33 @@ def _deserialize(proto: onnx.ModelProto, folder: Path | None, name: str) -> ir.M
         model = ir.from_proto(proto)
     except Exception as error:
         raise InvalidModelError(f"{name} is not a valid ONNX model: {_first_lines(str(error))}") from error
-    if folder is not None:
-        ir.external_data.set_base_dir(model.graph, folder)
+    for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
+        if folder is not None:
+            ir.external_data.set_base_dir(graph, folder)
+        _own_names(graph)
     return model
+
+
+def _own_names(graph: ir.Graph) -> None:
+    """Let the tensors of *graph* have names of their own, since a pass that renames one would rename the caller's."""
+    for value in graph.initializers.values():
+        if isinstance(value.const_value, ir.TensorProtoTensor):
+            value.const_value = _view(value.const_value)
+    for node in graph:
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.TensorProtoTensor):
+                node.attributes[name] = ir.AttrTensor(name, _view(attribute.value), doc_string=attribute.doc_string)
+
+
+def _view(tensor: ir.TensorProtoTensor) -> ir.LazyTensor:
+    return ir.LazyTensor(
+        lambda: tensor,
+        dtype=tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
 
 
 def _folder_of(model: ir.Model) -> Path | None:

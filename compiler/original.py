@@ -46,7 +46,7 @@ def keep_original(original: onnx.ModelProto, folder: Path | None, joint: ir.Mode
                 named.CopyFrom(attribute.t)
                 named.name = node.output[0]
                 if _same(named, initializers):
-                    attribute.t.CopyFrom(_stub(named))
+                    attribute.t.CopyFrom(_stub(attribute.t))
     if folder is not None:
         for tensor in slim.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL and not _is_stub(tensor):
@@ -76,13 +76,15 @@ def restore_original(joint: ir.Model, parameters: Mapping[str, np.ndarray]) -> o
 
     def fill(tensor: onnx.TensorProto, name: str) -> None:
         if name in parameters:
-            array = left.pop(name, parameters[name])
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+            filled = onnx.numpy_helper.from_array(np.ascontiguousarray(left.pop(name, parameters[name])))
         elif _is_stub(tensor):
             value = joint.graph.initializers[name].const_value
             assert value is not None
-            filled = ir.serde.serialize_tensor(ir.tensor(value.numpy(), name=tensor.name, dtype=value.dtype))
-            tensor.CopyFrom(filled)
+            filled = ir.serde.serialize_tensor(ir.tensor(value.numpy(), dtype=value.dtype))
+        else:
+            return
+        _copy_description(filled, tensor)
+        tensor.CopyFrom(filled)
 
     graph = model.graph
     for tensor in graph.initializer:
@@ -115,10 +117,18 @@ def _copy(target: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -
 
 
 def _stub(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    stub = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    stub = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims)
+    _copy_description(stub, tensor)
     stub.data_location = onnx.TensorProto.EXTERNAL
     stub.external_data.add(key="location", value=_IN_JOINT_GRAPH)
     return stub
+
+
+def _copy_description(target: onnx.TensorProto, source: onnx.TensorProto) -> None:
+    for field in ("name", "doc_string"):
+        if source.HasField(field):
+            setattr(target, field, getattr(source, field))
+    target.metadata_props.extend(source.metadata_props)
 
 
 def _is_stub(tensor: onnx.TensorProto) -> bool:

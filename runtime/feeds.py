@@ -52,7 +52,10 @@ def check_feeds(ports: Iterable[Port], arrays: Mapping[str, Array]) -> dict[str,
 def dtype_of(array: np.ndarray | ort.OrtValue) -> str:
     """The signature's name of the element type of *array*."""
     if isinstance(array, np.ndarray):
-        return "str" if array.dtype.kind in "UOS" else array.dtype.name
+        text = array.dtype.kind in "US" or (
+            array.dtype.kind == "O" and all(isinstance(each, str) for each in array.flat)
+        )
+        return "str" if text else array.dtype.name
     kind = array.data_type()
     return _ORT_TYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")"))
 
@@ -66,13 +69,25 @@ def _as_bindable(array: Array, name: str) -> np.ndarray | ort.OrtValue:
     if isinstance(array, ort.OrtValue):
         return array
     if isinstance(array, np.ndarray | np.generic | int | float | bool | list | tuple):
-        return np.ascontiguousarray(array).reshape(np.shape(array))
+        try:
+            own = np.asarray(array, order="C")
+        except ValueError as error:
+            raise InputError(f"Input {name!r} is no array: {error}") from None
+        return own if own.dtype.isnative else own.astype(own.dtype.newbyteorder("="))
     if hasattr(array, "__dlpack__"):
         try:
-            return np.ascontiguousarray(np.from_dlpack(array))
+            return np.asarray(np.from_dlpack(array), order="C")
         except (BufferError, RuntimeError, TypeError):
-            return ort.OrtValue.from_dlpack(array)
+            return _from_other_device(array, name)
     raise InputError(f"Input {name!r} is a {type(array).__name__}; give a NumPy array, an OrtValue, or a DLPack tensor")
+
+
+def _from_other_device(array: Array, name: str) -> ort.OrtValue:
+    """View a tensor that NumPy cannot: one that lies on a GPU, or of a dtype such as bfloat16."""
+    try:
+        return ort.OrtValue.from_dlpack(array)
+    except Exception as error:
+        raise InputError(f"Input {name!r} does not give its memory away through DLPack: {error}") from error
 
 
 def _check(port: Port, array: np.ndarray | ort.OrtValue, sizes: dict[str, tuple[int, str]]) -> None:

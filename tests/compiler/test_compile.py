@@ -386,6 +386,12 @@ def test_source_lines_that_an_exporter_left_are_named() -> None:
 @pytest.mark.parametrize("form", ["proto", "ir", "path", "str"])
 def test_the_callers_model_is_left_unchanged(form: str, tmp_path) -> None:
     proto = mlp()
+    # What is renamed on the way: a tensor without a name of its own.
+    proto.graph.node.append(
+        onnx.helper.make_node("Constant", [], ["tail.bias"], value=onnx.numpy_helper.from_array(random(3)))
+    )
+    proto.graph.node.append(onnx.helper.make_node("Add", ["logits", "tail.bias"], ["y"]))
+    proto.graph.output[0].name = "y"
     before = proto.SerializeToString(deterministic=True)
     onnx.save(proto, tmp_path / "m.onnx")
     model = {"proto": proto, "ir": ir.from_proto(proto), "path": tmp_path / "m.onnx", "str": f"{tmp_path}/m.onnx"}[form]
@@ -395,7 +401,22 @@ def test_the_callers_model_is_left_unchanged(form: str, tmp_path) -> None:
         assert ir.to_proto(model).SerializeToString(deterministic=True) == ir.to_proto(
             ir.from_proto(proto)
         ).SerializeToString(deterministic=True)
-    assert list(program.parameters) == WEIGHTS
+    assert list(program.parameters) == [*WEIGHTS, "tail.bias"]
+
+
+def test_the_callers_loss_model_is_left_unchanged() -> None:
+    """Though its names are changed where the forward model has them too."""
+    loss = parse(
+        """own (float[N, 3] logits) => (float pre) {
+            hidden = Mul (logits, "fc1.weight")
+            pre = ReduceMean <keepdims = 0> (hidden)
+        }""",
+        {"fc1.weight": random(3)},
+    )
+    before = loss.SerializeToString(deterministic=True)
+    gradients = onnxgrad.compile(mlp(), loss=loss, wrt="fc2.bias").session().grad({"x": X})
+    np.testing.assert_allclose(gradients["fc2.bias"], random(3) / 3, rtol=1e-5)
+    assert loss.SerializeToString(deterministic=True) == before
 
 
 def test_compiling_does_not_depend_on_the_form(tmp_path) -> None:
