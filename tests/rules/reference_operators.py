@@ -153,17 +153,6 @@ class AveragePool(OpRun):
         return (y.astype(x.dtype),)
 
 
-class LpPool(OpRun):
-    """LpPool of every form: the norm of what a window covers; the evaluator's own fails with a padding."""
-
-    def _run(self, x, p=None, **attributes) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
-        y = np.zeros((*x.shape[:2], *_pooled_sizes(x, **attributes)))
-        for position, taps, _ in _windows(x, **attributes):
-            window = np.abs(x[(slice(None), slice(None), *np.ix_(*taps))]) ** p
-            y[(slice(None), slice(None), *position)] = window.sum(tuple(range(2, x.ndim))) ** (1 / p)
-        return (y.astype(x.dtype),)
-
-
 class MaxPool(OpRun):
     """MaxPool with indices into the whole tensor; the evaluator's own count from the start of each channel."""
 
@@ -233,7 +222,6 @@ OPERATORS = [
     GlobalMaxPool,
     GroupNormalization,
     LpNormalization,
-    LpPool,
     LRN,
     MaxPool,
     Mean,

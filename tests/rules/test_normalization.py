@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 
-from .checking import check_rule
+from onnxgrad.passes.rules import BUILTIN_RULES
+
+from .checking import check_edge_values, check_rule, joint_graph, run_reference, run_runtime
 
 random = np.random.default_rng(5)
 
@@ -18,6 +21,27 @@ def sample(*shape: int) -> np.ndarray:
 
 def positive(*shape: int) -> np.ndarray:
     return random.uniform(0.5, 2, shape)
+
+
+def model(
+    op_type: str,
+    shapes: dict[str, tuple[int, ...]],
+    types: tuple[int, ...] | None = None,
+    outputs: int = 1,
+    **attributes: float,
+) -> onnx.ModelProto:
+    """One operator on inputs of *shapes*, by name; of float32 unless *types* says otherwise."""
+    types = types or (onnx.TensorProto.FLOAT,) * len(shapes)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op_type, list(shapes), [f"y{index}" for index in range(outputs)], **attributes)],
+        op_type,
+        [
+            onnx.helper.make_tensor_value_info(name, kind, shape)
+            for (name, shape), kind in zip(shapes.items(), types, strict=True)
+        ],
+        [onnx.helper.make_tensor_value_info("y0", types[0], shapes["x"])],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 26)], ir_version=13)
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3, 5), -1), ((2, 3, 4), -1), ((2, 3, 4), 1), ((4,), 0)])
@@ -48,6 +72,15 @@ def test_layer_normalization_with_its_statistics() -> None:
         torch_function=expected,
         runtime_dtypes=(np.float32,),
     )
+
+
+def test_layer_normalization_keeps_its_statistics() -> None:
+    """The two means of the formula are computed, those of the input are not computed again."""
+    graph = joint_graph(model("LayerNormalization", {"x": (3, 6), "scale": (6,)}), ["x"], BUILTIN_RULES).graph
+    operators = [node.op_type for node in graph.node]
+    assert len(graph.node[operators.index("LayerNormalization")].output) == 3
+    assert operators.count("ReduceMean") == 2
+    assert not {"Sqrt", "Reciprocal", "Pow"} & set(operators)
 
 
 def test_layer_normalization_broadcasts_its_scale() -> None:
@@ -81,6 +114,30 @@ def test_batch_normalization_at_inference(shape: tuple[int, ...]) -> None:
             (x.movedim(1, -1) - mean) / torch.sqrt(var + 2**-10) * scale + bias
         ).movedim(-1, 1),
     )
+
+
+@pytest.mark.parametrize("training_mode", [0, 1])
+def test_batch_normalization_of_half_floats_with_float_statistics(training_mode: int) -> None:
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    shapes = {"x": (4, 3, 2), "scale": (3,), "bias": (3,), "mean": (3,), "var": (3,)}
+    names = list(shapes)[: 3 if training_mode else 5]
+
+    def gradients(types: tuple[int, ...]) -> list[np.ndarray]:
+        forward = model("BatchNormalization", shapes, types, 1 + 2 * training_mode, training_mode=training_mode)
+        feeds = {name: array.astype(dtype) for (name, array), dtype in zip(arrays.items(), numpy(types), strict=True)}
+        seed = {"y0.grad_output": dy.astype(numpy(types)[0])}
+        return run_reference(joint_graph(forward, names, BUILTIN_RULES), {**feeds, **seed})
+
+    def numpy(types: tuple[int, ...]) -> list[np.dtype]:
+        return [onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in types]
+
+    arrays = {name: positive(*shape).astype(np.float16) for name, shape in shapes.items()}
+    dy = sample(4, 3, 2).astype(np.float16)
+    types = (half, half, half, single, single)
+    exact = gradients((onnx.TensorProto.DOUBLE,) * 5)
+    for gradient, expected, dtype in zip(gradients(types), exact, numpy(types), strict=False):
+        assert gradient.dtype == dtype
+        np.testing.assert_allclose(gradient, expected, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 3, 2, 2)])
@@ -134,6 +191,16 @@ def test_mean_variance_normalization(shape: tuple[int, ...], axes: list[int] | N
     )
 
 
+def test_mean_variance_normalization_of_equal_elements() -> None:
+    check_edge_values(
+        "MeanVarianceNormalization",
+        [np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0]])],
+        lambda x: (x - x.mean(1, keepdim=True)) / (x.std(1, unbiased=False, keepdim=True) + 1e-9),
+        attributes={"axes": [1]},
+        runtime_dtypes=(),
+    )
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("shape", [(2, 6, 3), (1, 4, 2, 2)])
 def test_lrn(size: int, shape: tuple[int, ...]) -> None:
@@ -174,7 +241,59 @@ def test_lp_normalization(p: int, axis: int) -> None:
     )
 
 
+@pytest.mark.parametrize("p", [1, 2])
+def test_lp_normalization_of_zeros_has_no_gradient(p: int) -> None:
+    joint = joint_graph(model("LpNormalization", {"x": (2, 3)}, p=p), ["x"], BUILTIN_RULES)
+    x = np.array([[0, 0, 0], [1, 0, -2]], np.float32)
+    dy = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    row = torch.tensor(x[1], requires_grad=True)
+    expected = torch.autograd.grad(row / torch.linalg.vector_norm(row, p), row, torch.tensor(dy[1]))[0]
+    for run in run_reference, run_runtime:
+        (dx,) = run(joint, {"x": x, "y0.grad_output": dy})
+        np.testing.assert_array_equal(dx[0], 0)
+        np.testing.assert_allclose(dx[1], expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("inputs", [[], [np.array(0.3)], [np.array(0.3), np.array(False)], [None, np.array(False)]])
 def test_dropout_at_inference(inputs: list[np.ndarray | None]) -> None:
     constants = [1 + index for index, value in enumerate(inputs) if value is not None]
     check_rule("Dropout", [sample(3, 4), *inputs], constants=constants, wrt=[0], torch_function=lambda x, *_: x * 1)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+@pytest.mark.parametrize("constants", [[], [1, 2]])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_dropout_in_training(ratio: float, constants: list[int], outputs: int) -> None:
+    """The seed makes the evaluator drop the same elements each time."""
+    check_rule(
+        "Dropout",
+        [sample(3, 4), np.array(ratio), np.array(True)],
+        attributes={"seed": 3},
+        constants=constants,
+        wrt=[0],
+        outputs=outputs,
+        runtime_dtypes=(),
+    )
+
+
+def test_dropout_of_everything_has_no_gradient() -> None:
+    check_edge_values(
+        "Dropout",
+        [sample(3, 4), np.array(1.0), np.array(True)],
+        lambda x, *_: F.dropout(x, 1.0),
+        constants=[1, 2],
+        runtime_dtypes=(),  # the runtime refuses a ratio of 1
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_drops_the_cotangents_of_what_it_dropped(training: bool) -> None:
+    shapes = {"x": (20, 30), "ratio": (), "training": ()}
+    types = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL)
+    joint = joint_graph(model("Dropout", shapes, types), ["x"], BUILTIN_RULES)
+    joint.graph.output.append(onnx.helper.make_tensor_value_info("y0", onnx.TensorProto.FLOAT, shapes["x"]))
+    x, dy = positive(20, 30).astype(np.float32), sample(20, 30).astype(np.float32)
+    feeds = {"x": x, "ratio": np.array(0.25, np.float32), "training": np.array(training), "y0.grad_output": dy}
+    dx, y = run_runtime(joint, feeds)
+    assert training == bool((y == 0).any())
+    np.testing.assert_allclose(dx, dy * y / x, rtol=1e-5)
