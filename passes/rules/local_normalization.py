@@ -20,7 +20,7 @@ def lrn(n: Primal, dy: Tensor) -> Cotangent:
     before, after = (size - 1) // 2, size // 2
 
     def cotangent() -> Tensor:
-        s = _sum_neighbours(x * x, before, after) * (alpha / size) + n.attr("bias", 1.0)
+        s = _sum_neighbours(x * x, before, after) * (alpha / size) + float(n.attr("bias", 1.0))
         neighbours = _sum_neighbours(dy * y / s, after, before)
         return dy * s**-beta - x * neighbours * (2.0 * alpha * beta / size)
 
