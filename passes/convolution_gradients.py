@@ -78,8 +78,10 @@ def prefers_reversed_kernel(sizes: ConvolutionSizes) -> bool:
     """Whether a Conv by the reversed kernel is expected to be faster than ConvTranspose, at stride 1.
 
     ConvTranspose scatters a matrix of long_channels columns, on one thread; Conv gathers one of short_channels, on
-    all threads. With few positions, reversing the kernel costs more than that.
+    all threads, and nothing where the kernel has one tap. With few positions, reversing it costs more than that.
     """
+    if prod(sizes.kernel) == 1:
+        return True
     if sizes.long_positions is not None and sizes.long_positions < 100:
         return False
     return 2 * sizes.long_channels >= sizes.short_channels and sizes.groups * sizes.long_channels >= 32

@@ -54,7 +54,7 @@ def _windows_of_conv(n: Primal, y: Tensor) -> list[Windows]:
         end: Size = after[index]
         fits = stride == 1
         if automatic.startswith("SAME"):
-            start, end = _halves((count - 1) * stride + extent - size, automatic)
+            start, end = _halves(extent - 1 if stride == 1 else (count - 1) * stride + extent - size, automatic)
             fits = fits or (isinstance(extent, int) and extent >= stride)
         uncovered = start + size + end - extent
         slack = 0 if fits else uncovered % stride if isinstance(uncovered, int) else None

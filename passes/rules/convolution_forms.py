@@ -25,8 +25,6 @@ def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows
     """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one."""
     sizes = _sizes(like, y, w, group)
     if sizes is not None and all(each.stride == 1 for each in windows):
-        if prod(sizes.kernel) == 1 and all((each.before, each.after) == (0, 0) for each in windows):
-            return _product_with_transposed_weight(y, w, like, sizes)
         reversed_windows = _reversed_windows(windows, sizes.kernel)
         if reversed_windows is not None and prefers_reversed_kernel(sizes):
             return _convolve_by_reversed_kernel(y, w, reversed_windows, sizes)
@@ -57,20 +55,14 @@ def _positions(signal: Tensor) -> int | None:
     return prod(known) if len(known) == signal.rank - 2 else None
 
 
-def _product_with_transposed_weight(y: Tensor, w: Tensor, like: Tensor, sizes: ConvolutionSizes) -> Tensor:
-    """wᵀ y for a kernel of one tap: (G, C, M) by (N, G, M, P)."""
-    weight = w.reshape([*_groups(sizes), sizes.short_channels, sizes.long_channels])
-    return (weight.swap_last_two() @ _matrices(y, sizes.short_channels, sizes)).reshape_like(like)
-
-
 def _reversed_windows(windows: Sequence[Windows], kernel: Sequence[int]) -> list[Windows] | None:
-    """The windows of the Conv by the reversed kernel; None where they would need negative padding."""
+    """The windows, of stride 1, of the Conv by the reversed kernel; None where its padding would be negative."""
     result = []
     for each, size in zip(windows, kernel, strict=True):
+        reach = (size - 1) * each.dilation
         if not (isinstance(each.before, int) and isinstance(each.after, int)):
             return None
-        reach = (size - 1) * each.dilation
-        if each.before > reach or each.after > reach or each.slack != 0:
+        if max(each.before, each.after) > reach:
             return None
         result.append(Windows(1, each.dilation, reach - each.before, reach - each.after, 0))
     return result
@@ -79,12 +71,15 @@ def _reversed_windows(windows: Sequence[Windows], kernel: Sequence[int]) -> list
 def _convolve_by_reversed_kernel(y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
     """The long signal by a Conv of the short one: the kernel is reversed, its channels change places."""
     op, spatial = y.op, range(2, w.rank)
-    count = len(spatial)
-    start, end = op.ints([-1] * count), op.ints([np.iinfo(np.int64).min] * count)
-    w = op.Slice(w, start, end, op.ints(spatial), op.ints([-1] * count))
-    w = w.reshape([sizes.groups, sizes.short_channels, sizes.long_channels, *sizes.kernel])
-    w = w.transpose([0, 2, 1, *(axis + 1 for axis in spatial)])
-    w = w.reshape([sizes.groups * sizes.long_channels, sizes.short_channels, *sizes.kernel])
+    if prod(sizes.kernel) > 1:
+        start, end = op.ints([-1] * len(spatial)), op.ints([np.iinfo(np.int64).min] * len(spatial))
+        w = op.Slice(w, start, end, op.ints(spatial), op.ints([-1] * len(spatial)))
+    if sizes.groups == 1:
+        w = w.transpose([1, 0, *spatial])
+    else:
+        w = w.reshape([sizes.groups, sizes.short_channels, sizes.long_channels, *sizes.kernel])
+        w = w.transpose([0, 2, 1, *(axis + 1 for axis in spatial)])
+        w = w.reshape([sizes.groups * sizes.long_channels, sizes.short_channels, *sizes.kernel])
     return convolve(y, w, y, windows, sizes.groups)
 
 

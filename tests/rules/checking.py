@@ -46,6 +46,7 @@ def check_rule(
     domain: str = "",
     torch_function: Callable[..., torch.Tensor | Sequence[torch.Tensor]] | None = None,
     dynamic: bool = True,
+    static: Sequence[int] = (),
     second_order: bool = True,
     runtime_dtypes: Sequence[type] = (np.float32, np.float16),
     step: float = 1e-5,
@@ -60,11 +61,12 @@ def check_rule(
         constants: the indices of inputs that become initializers (axes, shapes, pads).
         torch_function: called with the inputs that are not None, returns the differentiable outputs.
         dynamic: check again with symbolic dims.
+        static: the indices of inputs whose dims are known then, too (as those of weights mostly are).
         second_order: check the derivative of the derivative.
         finite_differences: False only at ties and kinks, where the one oracle is PyTorch's convention.
         step, tolerance: of the central differences (absolute step; error relative to the largest gradient).
     """
-    case = _Case(op_type, inputs, attributes or {}, outputs, constants, domain)
+    case = _Case(op_type, inputs, attributes or {}, outputs, constants, domain, static)
     wrt = list(wrt) if wrt is not None else case.float_inputs()
     assert wrt, "nothing to differentiate"
     for symbolic in [False, True] if dynamic else [False]:
@@ -129,10 +131,11 @@ class _Case:
         outputs: int,
         constants: Sequence[int],
         domain: str,
+        static: Sequence[int] = (),
     ) -> None:
         self.op_type, self.attributes = op_type, dict(attributes)
         self.inputs = [None if array is None else np.asarray(array) for array in inputs]
-        self.outputs, self.constants, self.domain = outputs, set(constants), domain
+        self.outputs, self.constants, self.domain, self.static = outputs, set(constants), domain, static
 
     def float_inputs(self) -> list[int]:
         return [
@@ -143,7 +146,9 @@ class _Case:
 
     def astype(self, dtype: type) -> _Case:
         inputs = [a.astype(dtype) if a is not None and a.dtype.kind == "f" else a for a in self.inputs]
-        return _Case(self.op_type, inputs, self.attributes, self.outputs, sorted(self.constants), self.domain)
+        return _Case(
+            self.op_type, inputs, self.attributes, self.outputs, sorted(self.constants), self.domain, self.static
+        )
 
     def feeds(self) -> dict[str, np.ndarray]:
         return {
@@ -169,7 +174,9 @@ class _Case:
                 onnx.helper.make_tensor_value_info(
                     f"x{index}",
                     onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
-                    [f"x{index}_{axis}" for axis in range(array.ndim)] if symbolic else array.shape,
+                    [f"x{index}_{axis}" for axis in range(array.ndim)]
+                    if symbolic and index not in self.static
+                    else array.shape,
                 )
                 for index, array in enumerate(self.inputs)
                 if array is not None and index not in self.constants

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 
-from .checking import check_rule
+from onnxgrad.passes.convolution_gradients import WeightForm
+from onnxgrad.passes.rules import BUILTIN_RULES, convolution_forms
+
+from .checking import check_rule, joint_graph, run_runtime
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -42,7 +46,7 @@ def conv(**attributes: Any) -> Any:
 
 
 def check_conv(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None, **options: Any) -> None:
-    names = ("runtime_dtypes", "second_order", "dynamic")
+    names = ("runtime_dtypes", "second_order", "static")
     how = {name: options.pop(name) for name in names if name in options}
     inputs = [x, w] if bias is None else [x, w, bias]
     check_rule("Conv", inputs, attributes=options, torch_function=conv(**options), **how)
@@ -121,7 +125,7 @@ def conv_transpose(**attributes: Any) -> Any:
 
 
 def check_conv_transpose(y: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None, **options: Any) -> None:
-    names = ("runtime_dtypes", "second_order", "dynamic")
+    names = ("runtime_dtypes", "second_order", "static")
     how = {name: options.pop(name) for name in names if name in options}
     inputs = [y, w] if bias is None else [y, w, bias]
     check_rule("ConvTranspose", inputs, attributes=options, torch_function=conv_transpose(**options), **how)
@@ -165,3 +169,114 @@ def test_conv_transpose_that_is_longer_than_its_windows() -> None:
     check_conv_transpose(
         sample(1, 1, 3), sample(1, 1, 3), strides=[1], dilations=[3], output_padding=[2], runtime_dtypes=()
     )
+
+
+PRODUCTS = [form for form in WeightForm if form is not WeightForm.CONVOLUTION]
+
+
+@pytest.mark.parametrize("form", PRODUCTS)
+@pytest.mark.parametrize(
+    ("options", "kernel"),
+    [
+        ({"pads": [1, 0, 1, 2]}, (3, 2)),
+        ({"strides": [1, 3], "pads": [0, 1, 2, 1], "dilations": [2, 1]}, (2, 2)),
+        ({"strides": [3, 1], "auto_pad": "SAME_UPPER", "group": 2}, (3, 2)),
+        ({"strides": [2, 2], "group": 2}, (1, 1)),
+        ({}, (1, 1)),
+    ],
+    ids=str,
+)
+def test_weight_by_products(
+    monkeypatch: pytest.MonkeyPatch, form: WeightForm, options: dict[str, Any], kernel: tuple[int, int]
+) -> None:
+    """Each form, whatever the sizes; the sizes of the weight are known, those of the input are or are not."""
+    monkeypatch.setattr(convolution_forms, "weight_form", lambda sizes: form)
+    group = options.get("group", 1)
+    check_conv(sample(2, 2, 4, 5), sample(2, 2 // group, *kernel), static=[1], runtime_dtypes=(np.float32,), **options)
+
+
+@pytest.mark.parametrize("form", PRODUCTS)
+@pytest.mark.parametrize(
+    "options", [{}, {"strides": [2], "output_shape": [8]}, {"strides": [2], "dilations": [3], "output_padding": [1]}]
+)
+def test_transposed_weight_by_products(
+    monkeypatch: pytest.MonkeyPatch, form: WeightForm, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(convolution_forms, "weight_form", lambda sizes: form)
+    check_conv_transpose(sample(2, 4, 4), sample(4, 1, 3), group=2, static=[1], runtime_dtypes=(np.float32,), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel"),
+    [
+        ({"pads": [1, 0, 2, 1]}, (3, 2)),
+        ({"dilations": [2, 1], "auto_pad": "SAME_LOWER", "group": 2}, (3, 2)),
+        ({"pads": [3, 0, 0, 0]}, (3, 2)),
+        ({"group": 2}, (1, 1)),
+        ({"pads": [1, 1, 0, 0]}, (1, 1)),
+    ],
+    ids=str,
+)
+def test_input_by_reversed_kernel(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], kernel: tuple[int, int]
+) -> None:
+    """Padding beyond the kernel, which no reversed kernel can undo, is left to ConvTranspose."""
+    monkeypatch.setattr(convolution_forms, "prefers_reversed_kernel", lambda sizes: True)
+    runtime_dtypes = () if "auto_pad" in options else (np.float32,)  # no dilated SAME in ONNX Runtime
+    group = options.get("group", 1)
+    check_conv(sample(2, 2, 4, 4), sample(4, 2 // group, *kernel), static=[1], runtime_dtypes=runtime_dtypes, **options)
+
+
+def gradients(x: list[Any], w: tuple[int, ...], **attributes: Any) -> onnx.ModelProto:
+    """The gradients of a Conv of an input of shape *x* (names are symbolic sizes) by a weight of shape *w*."""
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in [("x", x), ("w", w)]
+    ]
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], name="conv", **attributes)
+    graph = onnx.helper.make_graph([node], "conv", inputs, [onnx.helper.make_empty_tensor_value_info("y")])
+    opset = onnx.helper.make_opsetid("", 18)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
+    model = onnx.shape_inference.infer_shapes(model)
+    return joint_graph(model, ["x", "w"], BUILTIN_RULES)
+
+
+@pytest.mark.parametrize("batch", [8, "N"])
+@pytest.mark.parametrize(
+    ("size", "w", "options", "forms"),
+    [
+        ([56, 56], (64, 64, 3, 3), {"pads": [1, 1, 1, 1]}, {"MatMul": 9, "Conv": 1}),
+        ([14, 14], (256, 256, 3, 3), {"pads": [1, 1, 1, 1]}, {"Gemm": 9, "Conv": 1}),
+        ([56, 56], (256, 64, 1, 1), {}, {"MatMul": 1, "Conv": 1}),
+        ([56, 56], (128, 64, 1, 1), {"strides": [2, 2]}, {"MatMul": 1, "ConvTranspose": 1}),
+        ([32, 32], (16, 3, 3, 3), {}, {"MatMul": 1, "ConvTranspose": 1}),
+        ([64, 64], (64, 3, 7, 7), {"strides": [2, 2]}, {"Conv": 1, "ConvTranspose": 1}),
+        ([28, 28], (96, 1, 3, 3), {"group": 96}, {"MatMul": 9, "Conv": 1}),
+        ([14, 14], (96, 1, 3, 3), {"group": 96}, {"Conv": 2}),
+        (["H", "W"], (64, 64, 3, 3), {"pads": [1, 1, 1, 1]}, {"MatMul": 9, "Conv": 1}),
+    ],
+)
+def test_form_by_sizes(
+    batch: Any, size: list[Any], w: tuple[int, ...], options: dict[str, Any], forms: dict[str, int]
+) -> None:
+    """The measured choice, the same for a batch of unknown size."""
+    model = gradients([batch, w[1] * options.get("group", 1), *size], w, **options)
+    operators = [node.op_type for node in model.graph.node if node.name != "conv"]
+    counts = {name: operators.count(name) for name in ("MatMul", "Gemm", "Conv", "ConvTranspose")}
+    assert {name: count for name, count in counts.items() if count} == forms
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("weight", [(8, 8, 3, 3), (8, 3, 3, 3), (64, 64, 1, 1), (6, 6, 3, 3), (8, 8, 7, 7)], ids=str)
+def test_any_batch_runs(batch: int, weight: tuple[int, ...]) -> None:
+    """A graph for a batch of unknown size, run on one, several and no samples, against PyTorch in float64."""
+    x = sample(batch, weight[1], 9, 8)
+    w = sample(*weight)
+    model = gradients(["N", *x.shape[1:]], weight, strides=[1, 1])
+    leaves = [torch.tensor(array, requires_grad=True) for array in (x, w)]
+    y = F.conv2d(*leaves)
+    seed = sample(*y.shape, seed=1)
+    expected = torch.autograd.grad(y, leaves, torch.tensor(seed))
+    feeds = {"x": x, "w": w, "y.grad_output": seed}
+    actual = run_runtime(model, {name: array.astype(np.float32) for name, array in feeds.items()})
+    for result, reference in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(result, reference.numpy(), rtol=1e-4, atol=1e-4)
