@@ -51,6 +51,8 @@ def staging_folder(path: Path) -> Iterator[Path]:
 
     The file *path* itself moves last, so that it never refers to data that is not there yet.
     """
+    if path.exists() and not path.is_file():
+        raise Error(f"{path} cannot be written: it is no regular file")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as name:
             staging = Path(name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..compiler.parameters import nearest
 from ..compiler.signature import Port
 from ..passes.errors import InputError
 from .buffers import np_dtype
@@ -100,8 +101,13 @@ def sample_inputs(
     Args:
         sizes: of symbolic dims; 2 where none is given.
 
-    Raises InputError for an input of unknown rank or of strings.
+    Raises InputError for an input of unknown rank or of strings, and for a size of a dim that no input has.
     """
+    dims = {dim for port in ports for dim in port.shape or () if isinstance(dim, str)}
+    for name in sizes or {}:
+        if name not in dims:
+            known = ", ".join(sorted(dims)) or "none"
+            raise InputError(f"No input has a symbolic dim {name!r}{nearest(name, dims)}; there are: {known}")
     random = np.random.default_rng(seed)
     arrays = {}
     for port in ports:

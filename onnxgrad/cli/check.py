@@ -31,10 +31,12 @@ def check(
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
+    from rich.text import Text
 
     import onnxgrad
 
     from ..runtime.gradcheck import check_gradients, sample_inputs
+    from .console import result_console
     from .data import load_arrays
 
     loaded = onnxgrad.load(program)
@@ -42,10 +44,11 @@ def check(
     if data is None:
         inputs = sample_inputs(ports, parse_sizes(dim or [], "--dim"), seed=seed)
     else:
-        inputs = {name: array[:samples] for name, array in load_arrays(data, ports).items()}
+        inputs = {name: array[:samples] if array.ndim else array for name, array in load_arrays(data, ports).items()}
     session = loaded.session(providers=provider)
     gradients = list(loaded.signature.outputs_of("gradient", "grad_buffer"))
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("Checking", total=len(gradients))
         checks = check_gradients(session, inputs, seed=seed, on_checked=lambda _: progress.advance(task))
     wrong = [checked for checked in checks if not checked.passed]
@@ -54,14 +57,13 @@ def check(
     else:
         table = Table("gradient of", "norm", "relative error", "verdict")
         for checked in checks:
-            verdict = "[green]ok[/green]" if checked.passed else "[red]WRONG[/red]"
+            verdict = Text("ok", "green") if checked.passed else Text("WRONG", "red")
             table.add_row(checked.name, f"{checked.norm:.4g}", f"{checked.error:.2g}", verdict)
-        console = Console()
+        console = result_console()
         console.print(table)
-        console.print(
-            f"[red]{len(wrong)} of {len(checks)} gradients are wrong[/red]"
-            if wrong
-            else f"[green]Every gradient agrees with finite differences ({len(checks)} checked)[/green]"
-        )
+        if wrong:
+            console.print(f"{len(wrong)} of {len(checks)} gradients are wrong", style="red")
+        else:
+            console.print(f"Every gradient agrees with finite differences ({len(checks)} checked)", style="green")
     if wrong:
         raise typer.Exit(1)

@@ -59,7 +59,7 @@ def compile_model(
 
     target = output or model.with_suffix(".train.onnx")
     start = time.perf_counter()
-    with Console(stderr=True).status(f"Compiling {model} …") as status:
+    with Console(stderr=True, markup=False, emoji=False).status(f"Compiling {model} …") as status:
 
         def on_pass(record: PassRecord, current: ir.Model) -> None:
             status.update(f"Compiling {model}: {record.name} done, {record.nodes_after} nodes …")
@@ -93,9 +93,13 @@ def _wrt(wrt: list[str] | None) -> str | list[str]:
 
 
 def _loss(loss: str | None, options: dict[str, object]) -> str | Loss | None:
-    if loss is None or not options:
+    if not options:
         return loss
     from ..compiler.losses import resolve_loss
+    from ..passes.errors import InputError
+
+    if loss is None:
+        raise InputError("--loss-option needs --loss")
 
     return resolve_loss(loss, **options)
 
@@ -130,10 +134,11 @@ def _forward_nodes(program: Program) -> int:
 
 
 def _print(program: Program, path: Path, seconds: float, *, with_passes: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from .console import result_console
+
+    console = result_console()
     if with_passes:
         table = Table("pass", "nodes before", "nodes after", "ms", title="Passes")
         for column in table.columns[1:]:
@@ -142,7 +147,7 @@ def _print(program: Program, path: Path, seconds: float, *, with_passes: bool) -
             table.add_row(record.name, str(record.nodes_before), str(record.nodes_after), f"{record.seconds * 1e3:.1f}")
         console.print(table)
     gradients = list(program.signature.outputs_of("gradient", "grad_buffer"))
-    table = Table(show_header=False, title=str(path))
+    table = Table(show_header=False)
     table.add_row("mode", program.signature.mode)
     table.add_row("loss", program.signature.loss or "none (the outputs' cotangents are fed)")
     table.add_row("opset", str(program.model.opset_imports[""]))
@@ -153,3 +158,4 @@ def _print(program: Program, path: Path, seconds: float, *, with_passes: bool) -
     table.add_row("size", f"{path.stat().st_size:,} bytes")
     table.add_row("time", f"{seconds:.2f} s")
     console.print(table)
+    typer.echo(f"Wrote {path}")

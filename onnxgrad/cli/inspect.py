@@ -30,11 +30,12 @@ def inspect(
 
 
 def _print(found: Inspection, path: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    console.print(f"[bold]{path}[/bold]: opset {found.opset}, {found.nodes} nodes, from {found.producer or '?'}")
+    from .console import result_console
+
+    console = result_console()
+    console.print(f"{path}: opset {found.opset}, {found.nodes} nodes, from {found.producer or '?'}", style="bold")
     if found.signature is not None:
         table = Table("name", "role", "type", "of", "partner", title=f"Joint graph, mode {found.signature.mode}")
         for direction in (found.signature.inputs, found.signature.outputs):
@@ -61,4 +62,4 @@ def _print(found: Inspection, path: Path) -> None:
         operators.add_row(operator.operator, str(operator.nodes), str(operator.active), operator.state, operator.note)
     console.print(operators)
     for blocker in found.blockers:
-        console.print(f"[red]blocks the differentiated path:[/red] {blocker}")
+        console.print(f"blocks the differentiated path: {blocker}", style="red")

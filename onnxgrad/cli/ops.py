@@ -21,13 +21,14 @@ def ops(
     if as_json:
         typer.echo(json.dumps([row.__dict__ for row in rows]))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from .console import result_console
 
     table = Table("operator", "domain", "state", "what it says")
     for row in rows:
         table.add_row(row.operator, row.domain, row.state, row.note)
-    console = Console()
+    console = result_console()
     console.print(table)
     counts: dict[str, int] = {}
     for row in rows:

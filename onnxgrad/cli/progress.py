@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
 
 class TrainingProgress:
-    """Shows steps, epoch, loss and metrics on stderr while a Trainer runs (`Trainer(on_step=progress.on_step)`)."""
+    """Shows steps, epoch, loss and metrics while a Trainer runs (`Trainer(on_step=progress.on_step)`).
+
+    On stderr, if that is a terminal; else nothing.
+    """
 
     def __init__(self, steps: int) -> None:
+        terminal = Console(stderr=True)
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -22,7 +26,8 @@ class TrainingProgress:
             TextColumn("{task.fields[values]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=terminal,
+            disable=not terminal.is_terminal,
         )
         self._task = self._bar.add_task("train", total=steps, epoch=1, values="")
         self._smooth: dict[str, float] = {}
@@ -31,7 +36,9 @@ class TrainingProgress:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        # Where a training ends with an error, the error is all that stays on the screen.
+        self._bar.live.transient = error is not None
         self._bar.stop()
 
     def start_at(self, step: int) -> None:

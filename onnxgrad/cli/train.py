@@ -139,12 +139,14 @@ def _metrics(signature: Signature, batches: Any) -> dict[str, Metric]:
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "before", "after", title=result["path"])
+    from .console import result_console
+
+    table = Table("", "before", "after")
     for name in result["after"] or {}:
         table.add_row(f"validation {name}", f"{result['before'][name]:.4f}", f"{result['after'][name]:.4f}")
     table.add_row("steps", "", str(result["steps"]))
     table.add_row("time", "", f"{result['seconds']:.1f} s")
-    Console().print(table)
+    result_console().print(table)
+    typer.echo(f"Wrote {result['path']}")
