@@ -89,9 +89,8 @@ def _correlate_by_taps(
     """Σ y xᵀ over the batch, for each tap: (N, G, M, P) by (N, G, C, P)."""
     rows = _matrices(y, sizes.short_channels, sizes)
     taps = (_matrices(tap, sizes.long_channels, sizes) for tap in _taps(x, y, windows, sizes.kernel))
-    if gathered:
-        taps = iter([_concatenate(list(taps), axis=rows.rank - 2)])
-    products = [rows @ tap.swap_last_two() for tap in taps]
+    columns = [_concatenate(list(taps), axis=rows.rank - 2)] if gathered else taps
+    products = [rows @ each.swap_last_two() for each in columns]
     return _taps_last(_concatenate(products, axis=rows.rank - 1).sum([0]), w, sizes)
 
 
