@@ -255,6 +255,39 @@ def test_losses_of_differences(kind, options, function, shape, reduction) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "function"),
+    [
+        (L1, {}, F.l1_loss),
+        (SmoothL1, {"beta": 0.5}, F.smooth_l1_loss),
+        (SmoothL1, {"beta": 0.0}, F.smooth_l1_loss),
+        (Huber, {"delta": 0.5}, F.huber_loss),
+    ],
+)
+def test_the_kinks_of_differences(kind, options, function) -> None:
+    """At 0 and where one branch meets the other, on both sides."""
+    difference = np.array([0, 0.5, -0.5, 0.25, 3, -3])
+    check(
+        kind(reduction="none", **options),
+        lambda x, y: function(x, y, reduction="none", **options),
+        difference,
+        np.zeros(6),
+    )
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(label_smoothing=0.1), NLL()])
+def test_the_mean_over_more_samples_than_float16_can_count(loss: Loss) -> None:
+    """65,504 is the largest float16; PyTorch's own mean ends in 0 or infinity here."""
+    samples = 70_000
+    x = np.full((samples, 2), -np.log(2), np.float16)
+    model = forward((samples, 2), np.float16)
+    result, _ = attach_loss(model.graph, loss, model.graph.outputs[0])
+    session = ort.InferenceSession(with_gradient(model, result).SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {"x": x, "labels": np.zeros(samples, np.int64), "seed": np.array(1, np.float16)}
+    (value,) = session.run([result.name], feeds)
+    np.testing.assert_allclose(value, np.log(2), rtol=1e-3)
+
+
 @pytest.mark.parametrize("reduction", [*REDUCTIONS, "batchmean"])
 @pytest.mark.parametrize("log_target", [False, True])
 def test_kl_div(reduction: str, log_target: bool) -> None:
