@@ -1,4 +1,4 @@
-"""What stands in the way of a differentiation is refused by name, or declared away; arguments that do not fit are too."""
+"""What stands in the way of a differentiation is refused by name; so are arguments that do not fit."""
 
 from __future__ import annotations
 
