@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import onnx
 import onnx_ir as ir
 
-from .errors import InputError, UnsupportedError, describe
+from .errors import InputError, InvalidModelError, UnsupportedError, describe
+from .older_forms import Form, form_at
 from .tape import CANONICAL_OPSET
 
 LOWEST_OPSET = 18
 """The lowest opset that is written; its forms of the operators are those of the canonical one, nearly all."""
 
 _IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
-_FORM_CHANGED = {"DFT": 20, "GridSample": 20, "GroupNormalization": 21}
+
+_VALUES_SINCE = {
+    ("Pad", "mode", "wrap"): 19,
+    ("Resize", "coordinate_transformation_mode", "half_pixel_symmetric"): 19,
+}
+"""The opset from which on an attribute may have a value, where the schema does not say so (ONNX spec, changelog)."""
 
 
 class LowerOpset(ir.passes.InPlacePass):
     """Write the graph in the lowest opset from 18 to 26 that can express it, or in *target*.
 
-    Requires the canonical form. Raises InputError for a *target* outside that range, UnsupportedError (naming the
-    nodes) for one that cannot express the graph.
+    Requires the canonical form, with types inferred. Raises InputError for a *target* outside that range,
+    UnsupportedError (naming the nodes) for one that cannot express the graph, and InvalidModelError (naming the
+    nodes, and what is wrong with them) where no opset can.
     """
 
     def __init__(self, target: int | None = None) -> None:
@@ -29,72 +38,110 @@ class LowerOpset(ir.passes.InPlacePass):
         self._target = target
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        nodes = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")]
+        nodes = [node for node in model.graph.all_nodes() if _is_standard(node)]
         needed = {node: lowest_opset(node) for node in nodes}
-        lowest = max(needed.values(), default=LOWEST_OPSET)
+        invalid = [node for node, opset in needed.items() if opset is None]
+        if invalid:
+            raise InvalidModelError(
+                "These nodes are not valid in any opset:\n"
+                + "\n".join(f"  - {describe(node)}: {_objection(node, CANONICAL_OPSET)}" for node in invalid)
+            )
+        lowest = max((opset for opset in needed.values() if opset is not None), default=LOWEST_OPSET)
         opset = lowest if self._target is None else self._target
         if opset < lowest:
-            demanding = [node for node in nodes if needed[node] > opset]
+            demanding = [(node, since) for node, since in needed.items() if since is not None and since > opset]
             raise UnsupportedError(
                 f"Opset {opset} cannot express these nodes:\n"
-                + "\n".join(f"  - {describe(node)} needs opset {needed[node]}" for node in demanding)
+                + "\n".join(f"  - {describe(node)} needs opset {since}" for node, since in demanding)
             )
         for node in nodes:
-            _drop_unknown_defaults(node, opset)
+            _write(node, opset)
         model.opset_imports[""] = opset
         model.ir_version = _IR_VERSIONS[opset]
         return ir.passes.PassResult(model, modified=True)
 
 
-def lowest_opset(node: ir.Node) -> int:
-    """The lowest opset from 18 on whose schema admits *node* as it is."""
-    if not onnx.defs.has(node.op_type):
-        return LOWEST_OPSET
-    for opset in range(max(LOWEST_OPSET, _FORM_CHANGED.get(node.op_type, 0)), CANONICAL_OPSET):
-        if _admits(node, opset):
-            return opset
-    return CANONICAL_OPSET
+def lowest_opset(node: ir.Node) -> int | None:
+    """The lowest opset from 18 on that has *node*, in its form of that opset; None if there is none."""
+    opsets = range(LOWEST_OPSET, CANONICAL_OPSET + 1)
+    return next((opset for opset in opsets if _objection(node, opset) is None), None)
 
 
-def _admits(node: ir.Node, opset: int) -> bool:
-    schema = _schema(node.op_type, opset)
-    if schema is None or schema.deprecated:
-        return False
-    unknown = set(node.attributes) - set(schema.attributes)
-    if any(not _is_default(node, name) for name in unknown):
-        return False
-    inputs = [value for value in node.inputs if value is not None]
-    if len(node.inputs) > schema.max_input or len(node.outputs) > schema.max_output:
-        return False
-    return _types_allowed(inputs, node, schema)
+def _is_standard(node: ir.Node) -> bool:
+    """Whether ONNX defines the operator. Runtimes have more of their own in the same domain."""
+    return node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
 
 
-def _types_allowed(inputs: list[ir.Value], node: ir.Node, schema: onnx.defs.OpSchema) -> bool:
-    constraints = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
-    for values, formals in ((node.inputs, schema.inputs), (node.outputs, schema.outputs)):
-        for index, value in enumerate(values):
-            if value is None or value.dtype is None or not formals or not isinstance(value.type, ir.TensorType):
-                continue
-            formal = formals[min(index, len(formals) - 1)]
-            allowed = constraints.get(formal.type_str, [formal.type_str])
-            if _type_string(value.dtype) not in allowed:
-                return False
-    return True
+def _write(node: ir.Node, opset: int) -> None:
+    """Give *node* its form of *opset*, without the attributes that came later, which have their defaults."""
+    form, schema = form_at(node, opset), _schema(node.op_type, opset)
+    assert form is not None
+    assert schema is not None
+    for name in set(node.attributes) - (set(form.attributes) & set(schema.attributes)):
+        del node.attributes[name]
+    for name, value in form.attributes.items():
+        if name in schema.attributes and (name not in node.attributes or node.attributes[name].value != value):
+            node.attributes[name] = ir.convenience.convert_attribute(name, value)
+    dropped = node.inputs[len(form.inputs) :]
+    node.resize_inputs(len(form.inputs))
+    for value in dropped:
+        if value is not None and value.is_initializer() and not value.uses() and not value.is_graph_output():
+            assert value.graph is not None
+            del value.graph.initializers[str(value.name)]
 
 
-def _drop_unknown_defaults(node: ir.Node, opset: int) -> None:
-    schema = _schema(node.op_type, opset)
-    if schema is not None:
-        for name in set(node.attributes) - set(schema.attributes):
-            del node.attributes[name]
+def _objection(node: ir.Node, opset: int) -> str | None:
+    """Why *opset* does not have *node*, or None if it does."""
+    schema, form = _schema(node.op_type, opset), form_at(node, opset)
+    if schema is None:
+        return "there is no such operator"
+    if schema.deprecated:
+        return f"the operator is deprecated since opset {schema.since_version}"
+    if form is None:
+        return "it has an older form"
+    if len(form.inputs) > schema.max_input:
+        return f"it has {len(form.inputs)} inputs; the operator takes up to {schema.max_input}"
+    if len(node.outputs) > schema.max_output:
+        return f"it has {len(node.outputs)} outputs; the operator gives up to {schema.max_output}"
+    for name, value in form.attributes.items():
+        if name not in schema.attributes and not _is_default(node.op_type, name, value):
+            return f"the operator has no attribute {name!r}"
+        if isinstance(value, str) and opset < _VALUES_SINCE.get((node.op_type, name, value), 0):
+            return f"{name}={value!r} came later"
+    return _wrong_type(form, node, schema)
 
 
-def _is_default(node: ir.Node, name: str) -> bool:
-    schema = _schema(node.op_type, CANONICAL_OPSET)
+def _wrong_type(form: Form, node: ir.Node, schema: onnx.defs.OpSchema) -> str | None:
+    """What is wrong with the types: one that is not allowed, or two for what has to be of one type."""
+    allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
+    bound: dict[str, tuple[str, str | None]] = {}
+    for value, formal in (*_pairs(form.inputs, schema.inputs), *_pairs(node.outputs, schema.outputs)):
+        if value is None or value.dtype is None or not isinstance(value.type, ir.TensorType):
+            continue
+        name, parameter = _type_string(value.dtype), formal.type_str
+        if name not in allowed.get(parameter, [parameter]):
+            return f"{value.name!r}, its {formal.name}, is {name}, which the operator does not allow"
+        if parameter in allowed and formal.is_homogeneous:
+            other, first = bound.setdefault(parameter, (name, value.name))
+            if other != name:
+                return f"{value.name!r} is {name} and {first!r} is {other}, which have to be of one type"
+    return None
+
+
+def _pairs(
+    values: Sequence[ir.Value | None], formals: Sequence[onnx.defs.OpSchema.FormalParameter]
+) -> Iterator[tuple[ir.Value | None, onnx.defs.OpSchema.FormalParameter]]:
+    """Each value with what the schema says of it; the last entry of the schema may stand for many values."""
+    if formals:
+        yield from ((value, formals[min(index, len(formals) - 1)]) for index, value in enumerate(values))
+
+
+def _is_default(op_type: str, name: str, value: object) -> bool:
+    """Whether the attribute came later than some opset and has the value that it has there tacitly."""
+    schema = _schema(op_type, CANONICAL_OPSET)
     if schema is None or name not in schema.attributes:
         return False
     default = onnx.helper.get_attribute_value(schema.attributes[name].default_value)
-    value = node.attributes[name].value
     return bool(default == value or (isinstance(default, bytes) and default.decode() == value))
 
 

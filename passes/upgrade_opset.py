@@ -10,7 +10,9 @@ import onnx
 import onnx_ir as ir
 
 from .errors import UnsupportedError, describe
+from .fresh_names import FreshNames
 from .infer_shapes import InferShapes
+from .node_editor import NodeEditor
 from .opset_adapters import ADAPTERS
 from .tape import CANONICAL_OPSET
 
@@ -23,8 +25,8 @@ class UpgradeOpset(ir.passes.InPlacePass):
 
     Requires that functions are inlined. Names, metadata and the nodes of other domains stay.
 
-    Raises UnsupportedError for an older opset, for a newer one whose operators changed since, and for a node whose
-    old form has no equivalent.
+    Raises UnsupportedError for an older opset, for a newer one that is unknown or whose operators changed since, and
+    for a node whose old form has no equivalent.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -40,11 +42,12 @@ class UpgradeOpset(ir.passes.InPlacePass):
         nodes = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")]
         changed = [node for node in nodes if any(op == node.op_type and v > opset for op, v in ADAPTERS)]
         if changed:
+            names = FreshNames(model.graph)
             InferShapes()(model)
             for version in range(opset + 1, CANONICAL_OPSET + 1):
                 adapted = [node for node in changed if (node.op_type, version) in ADAPTERS]
                 for node in adapted:
-                    ADAPTERS[node.op_type, version](node)
+                    ADAPTERS[node.op_type, version](NodeEditor(node, names))
                 model.opset_imports[""] = version
                 if adapted and _has_unknown_shapes(model):
                     # The oldest forms have no shape inference; what comes behind them is known only now.
@@ -61,15 +64,20 @@ def _pop_opset(model: ir.Model) -> int:
 
 
 def _has_unknown_shapes(model: ir.Model) -> bool:
-    return any(value.shape is None for node in model.graph for value in node.outputs)
+    return any(value.shape is None for node in model.graph.all_nodes() for value in node.outputs)
 
 
 def _refuse_newer_operators(model: ir.Model, opset: int) -> None:
+    known = onnx.defs.onnx_opset_version()
+    if opset > known:
+        raise UnsupportedError(
+            f"The model is of opset {opset}; the installed onnx {onnx.__version__} knows opsets up to {known}. "
+            f"Install a newer onnx, or export the model with opset {CANONICAL_OPSET}"
+        )
     newer = []
     for node in model.graph.all_nodes():
         if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
-            known = onnx.defs.onnx_opset_version()
-            since = onnx.defs.get_schema(node.op_type, min(opset, known), "").since_version
+            since = onnx.defs.get_schema(node.op_type, opset, "").since_version
             if since > CANONICAL_OPSET:
                 newer.append(f"{describe(node)}, changed in opset {since}")
     if newer:
