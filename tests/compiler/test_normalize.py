@@ -14,14 +14,16 @@ from tests.compiler.forward_models import parse, random
 LOCAL_RESPONSE = """g ({batch}) => (float[n,6,4,5] y) <
     int64[1] axis = {{0}}, int64[1] one = {{1}},
     int64[3] inner = {{6, 4, -1}}, int64[3] outer = {{6, 4, 5}}, int64[1] second = {{1}}, float three = {{3.0}},
-    int64[5] padding = {{0, 0, 1, 0, 0}}
+    int64[2, 5] padding = {{0, 0, 1, 0, 0, 0, 0, 1, 0, 0}}, int64[1] all = {{-1}}
 > {{
     square = Mul (x, x)
     sizes = Shape (x)
     batch = Gather (sizes, axis)
     volume_shape = Concat <axis = 0> (batch, one, inner)
     volume = Reshape (square, volume_shape)
-    pads = Concat <axis = 0> (padding, padding)
+    turned = Transpose (padding)
+    back = Transpose (turned)
+    pads = Reshape (back, all)
     padded = Pad (volume, pads)
     windows = AveragePool <kernel_shape = [3, 1, 1], strides = [1, 1, 1]> (padded)
     window_sizes = Shape (windows)
