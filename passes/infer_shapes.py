@@ -53,9 +53,9 @@ class InferShapes(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         given = _forget_inferable_shapes(model)
         try:
-            infer_symbolic_shapes(model, warn_on_missing=False)
+            _infer(model)
             if _recall(given):
-                infer_symbolic_shapes(model, warn_on_missing=False)
+                _infer(model)
         except Error:
             raise
         except Exception as error:
@@ -64,6 +64,24 @@ class InferShapes(ir.passes.InPlacePass):
         for node in model.graph:
             _without_ceilings(node)
         return ir.passes.PassResult(model, modified=True)
+
+
+def _infer(model: ir.Model) -> None:
+    """Infer all shapes; again, as often as inference stumbles over ceilings that it wrote itself.
+
+    Sizes that are known already stay as they are. It compares them with its own to find sizes that are equal, which
+    is then left out.
+    """
+    find_equal_sizes = True
+    while True:
+        try:
+            infer_symbolic_shapes(model, warn_on_missing=False, adopt_declared_symbols=find_equal_sizes)
+            return
+        except ValueError:
+            rewritten = [_without_ceilings(node) for node in model.graph]
+            if not any(rewritten):
+                raise
+            find_equal_sizes = False
 
 
 def _forget_inferable_shapes(model: ir.Model) -> dict[ir.Value, ir.Shape]:
@@ -179,8 +197,9 @@ def _keep_symbols_apart(node: ir.Node) -> bool:
     return changed
 
 
-def _without_ceilings(node: ir.Node) -> None:
-    """Write ⌈e⌉ as -⌊-e⌋ in symbolic sizes: what inference writes with a ceiling cannot be read back from a file."""
+def _without_ceilings(node: ir.Node) -> bool:
+    """Write ⌈e⌉ as -⌊-e⌋ in symbolic sizes, since ceilings cannot be parsed again; whether there was any."""
+    changed = False
     for value in node.outputs:
         if value.shape is None or "ceiling" not in str(value.shape):
             continue
@@ -190,6 +209,8 @@ def _without_ceilings(node: ir.Node) -> None:
             else ir.SymbolicDim(str(dim._expr.replace(sympy.ceiling, lambda e: -sympy.floor(-e))))
             for dim in value.shape
         )
+        changed = True
+    return changed
 
 
 def _reinfer_where_symbols_were_merged(model: ir.Model) -> None:
