@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..passes.differentiate import PASS, differentiate
+from ..passes.fresh_names import FreshNames
 from ..passes.inline_functions import InlineFunctions
 from ..passes.lift_constants import LiftConstants
 from ..passes.registry import Registry
@@ -86,7 +87,7 @@ class JointBuilder:
 
     def _seed(self, output: ir.Value) -> ir.Value:
         """A graph input for the cotangent of *output*; 1 by default where it has one element."""
-        seed = ir.Value(name=self._free(f"{output.name}.grad_output"), type=output.type, shape=output.shape)
+        seed = ir.Value(name=FreshNames(self._graph).fresh(f"{output.name}.grad_output"), type=output.type, shape=output.shape)
         shape = output.shape
         if shape is not None and shape.is_static() and int(np.prod(shape.numpy())) == 1:
             assert output.dtype is not None
@@ -99,7 +100,7 @@ class JointBuilder:
 
     def _declare(self, primal: ir.Value, gradient: ir.Value, tape: Tape) -> None:
         """Make *gradient* the graph output `<primal>.grad`, and the primal an input if it is an initializer."""
-        name = self._free(f"{primal.name}.grad")
+        name = tape.fresh_name(f"{primal.name}.grad")
         if gradient.is_graph_output() or not _is_emitted(gradient):
             tape.at(name, {PASS: "differentiate"})
             gradient = tape.Identity(tape.tensor(gradient)).value
@@ -110,9 +111,6 @@ class JointBuilder:
         if primal.is_initializer() and not primal.is_graph_input():
             self._graph.inputs.append(primal)
             self._inputs[str(primal.name)] = ("parameter", None)
-
-    def _free(self, stem: str) -> str:
-        return Tape(self._graph).fresh_name(stem)
 
 
 def _canonical(loss: ModelLike) -> ir.Model:

@@ -18,12 +18,18 @@ from ..passes.registry import Registry, Rule
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _STATISTICS = {"BatchNormalization": (3, 4)}
 _WEIGHT_INPUTS = {
+    "BatchNormalization": (1, 2),
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
     "Gather": (0,),
     "Gemm": (0, 1, 2),
     "GRU": (1, 2, 3),
+    "GroupNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
     "LSTM": (1, 2, 3, 7),
+    "LayerNormalization": (1, 2),
+    "PRelu": (1,),
+    "RMSNormalization": (1,),
     "RNN": (1, 2, 3),
 }
 _OF_FREQUENCIES = ("Cos", "Sin")
@@ -194,14 +200,22 @@ def _is_mask(value: ir.Value) -> bool:
 
 def _cosines_and_sines(candidates: Sequence[ir.Value]) -> set[ir.Value]:
     """Tables that an exporter folded from rotary embeddings: two of one shape, whose squares add up to 1."""
-    computed = [value for value in candidates if _is_computed(value) and _only_elementwise(value)]
+    squares = {}
+    for value in candidates:
+        if _rank(value) >= 2 and _is_computed(value) and _only_elementwise(value):
+            array = np.square(_array(value).astype(np.float64))
+            # Constant tables are the scales and biases, 1 and 0, of an untrained normalization.
+            if array.max() <= 1.01 and array.min() < array.max():
+                squares[value] = array
     tables: set[ir.Value] = set()
-    for one, other in itertools.combinations(computed, 2):
-        if one.shape == other.shape and one.dtype == other.dtype:
-            squares = np.square(_array(one).astype(np.float64)) + np.square(_array(other).astype(np.float64))
-            if np.allclose(squares, 1.0, atol=1e-2):
-                tables |= {one, other}
+    for one, other in itertools.combinations(squares, 2):
+        if one.shape == other.shape and np.allclose(squares[one] + squares[other], 1.0, atol=1e-2):
+            tables |= {one, other}
     return tables
+
+
+def _rank(value: ir.Value) -> int:
+    return 0 if value.shape is None else len(value.shape)
 
 
 def _is_computed(value: ir.Value) -> bool:

@@ -16,7 +16,7 @@ from ..passes.accumulate import accumulate, discard_buffers
 from ..passes.aliasing import may_alias
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError, InvalidModelError
-from ..passes.tape import Tape
+from ..passes.fresh_names import FreshNames
 from .load import load_model
 from .original import restore_original
 from .pipeline import PassRecord
@@ -100,7 +100,7 @@ class Program:
         outputs = {value.name: value for value in graph.outputs}
         if mode == "accumulate":
             gradients = [port.name for port in self.signature.outputs_of("gradient")]
-            free_name = Tape(graph).fresh_name
+            free_name = FreshNames(graph).fresh
             names = {outputs[name]: free_name(f"{name}.buffer") for name in gradients}
             partners = accumulate(graph, names)
             return type(self)(model, _accumulating(self.signature, graph, partners), self.report, self.unused)

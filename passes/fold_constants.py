@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from .infer_shapes import NodeInference
 from .substitution import substitute
 from .tape import Tape
 
@@ -71,7 +70,6 @@ class _Folding:
         self.opset = model.opset_imports[""]
         self.protected = protected
         self.tape = Tape(model.graph, opset=self.opset)
-        self.inference = NodeInference(model.graph, self.opset)
         self.folded: set[ir.Value] = set()
         self.refined: set[ir.Value] = set()
         """Values of which more is known than before the pass, so that their readers are inferred again."""
@@ -94,7 +92,7 @@ class _Folding:
 
     def infer_again(self, node: ir.Node) -> None:
         before = [output.shape for output in node.outputs]
-        self.inference.infer(node)
+        self.tape.inference.infer(node)
         self.refined.update(output for output, shape in zip(node.outputs, before, strict=True) if output.shape != shape)
 
     def evaluate(self, node: ir.Node) -> list[np.ndarray] | None:
@@ -109,7 +107,7 @@ class _Folding:
             if array is None:
                 return None
             arrays[str(value.name)] = array
-        self.inference.infer(node)
+        self.tape.inference.infer(node)
         if not all(_is_small(output, node) for output in node.outputs):
             return None
         return evaluate(node, arrays, self.opset)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .infer_shapes import NodeInference
 from .substitution import can_take_name, remove_if_unused, substitute
 from .tape import Scalar, Tape
 
@@ -27,11 +26,9 @@ class Rewriter:
     """
 
     def __init__(self, model: ir.Model, protected: Collection[str] = ()) -> None:
-        opset = model.opset_imports[""]
         self.protected = frozenset(protected)
         self._model = model
-        self._tape = Tape(model.graph, opset=opset)
-        self._inference = NodeInference(model.graph, opset)
+        self._tape = Tape(model.graph, opset=model.opset_imports[""])
         self._node: ir.Node | None = None
 
     def run(self, rules: Mapping[str, RewriteRule]) -> bool:
@@ -94,7 +91,7 @@ class Rewriter:
             metadata_props=dict(at.metadata_props),
         )
         at.graph.insert_before(at, node)
-        self._inference.infer(node)
+        self._tape.inference.infer(node)
         return node.outputs[0]
 
     def ints(self, values: Sequence[int]) -> ir.Value:

@@ -221,7 +221,7 @@ class Tape:
         self.prefix = "onnxgrad"
         self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], Tensor] = {}
         self._names = FreshNames(graph)
-        self._inference = NodeInference(graph, opset)
+        self.inference = NodeInference(graph, opset)
 
     def at(self, prefix: str, metadata: Mapping[str, str]) -> None:
         """Name the nodes that follow after *prefix* and give them *metadata* (their provenance)."""
@@ -261,7 +261,7 @@ class Tape:
             metadata_props=dict(self.metadata),
         )
         self.graph.append(node)
-        self._inference.infer(node)
+        self.inference.infer(node)
         return tuple(Tensor(self, value) for value in node.outputs)
 
     def constant(self, value: Any, dtype: ir.DataType) -> Tensor:
