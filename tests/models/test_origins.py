@@ -1,38 +1,26 @@
-"""The exports compute what their modules compute, and every initializer's origin is known."""
+"""The oracle of the exports is right: every initializer's origin is known, and gradients are pulled back through it."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 
-from ..zoo.exports import EXPORTS, OUTPUT, Export
+from ..zoo.exports import EXPORTS, Export
 from ..zoo.origins import find_origins, pull_back
 
-all_exports = pytest.mark.parametrize("export", EXPORTS, ids=lambda export: export.name)
-static_exports = pytest.mark.parametrize(
-    "export", [e for e in EXPORTS if not e.dynamic_batch], ids=lambda export: export.name
+KINDS = ("mlp", "resnet_basic", "bert", "llama", "convnext")
+kinds = pytest.mark.parametrize(
+    "export",
+    [e for e in EXPORTS if e.architecture.name in KINDS and not e.dynamic_batch],
+    ids=lambda export: export.name,
 )
 
 
-@all_exports
-def test_export_computes_what_the_module_computes(export: Export, exported: Callable[[Export], Path]) -> None:
-    session = onnxruntime.InferenceSession(exported(export), providers=["CPUExecutionProvider"])
-    module = export.architecture.build().double()
-    for batch in (2, 3) if export.dynamic_batch else (2,):
-        inputs = export.architecture.example(batch)
-        with torch.no_grad():
-            expected = module(*(v.double() if v.is_floating_point() else v for v in inputs.values())).numpy()
-        (actual,) = session.run([OUTPUT], {name: value.numpy() for name, value in inputs.items()})
-        assert actual.shape == expected.shape
-        assert np.linalg.norm(actual - expected) <= 2e-6 * np.linalg.norm(expected)
-
-
-@static_exports
+@kinds
 def test_origins_hold_for_other_values(export: Export, exported: Callable[[Export], Path]) -> None:
     """Found with one set of values, the origins make the initializers of an export with another."""
     module = export.architecture.build()
