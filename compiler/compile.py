@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..passes.choose_residuals import ChooseResiduals
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
@@ -88,6 +89,7 @@ def compile(
             EliminateCommonSubexpressions(protected),
             Simplify(protected),
             EliminateDeadCode(protected),
+            ChooseResiduals(joint.forward),
             LowerOpset(opset),
         ]
     )

@@ -24,10 +24,12 @@ class JointBuilder:
 
     Attributes:
         unused: the members of `wrt` that have no gradient because nothing depends on them.
+        forward: the names of the values that were there before the gradients.
     """
 
     def __init__(self, model: ir.Model, differentiated: Sequence[ir.Value]) -> None:
         self.unused: tuple[str, ...] = ()
+        self.forward: frozenset[str] = frozenset()
         self._model = model
         self._graph = model.graph
         self._differentiated = list(differentiated)
@@ -62,6 +64,7 @@ class JointBuilder:
             if value.name not in outputs:
                 self._graph.outputs.append(value)
                 self._outputs[str(value.name)] = ("output", None)
+        self.forward = frozenset(str(value.name) for node in self._graph for value in node.outputs)
         seeds = {value: self._seed(value) for value in self._differentiated}
         gradients = differentiate(self._graph, seeds, wrt, rules, optional=optional)
         if not gradients and not materialize:
@@ -87,7 +90,8 @@ class JointBuilder:
 
     def _seed(self, output: ir.Value) -> ir.Value:
         """A graph input for the cotangent of *output*; 1 by default where it has one element."""
-        seed = ir.Value(name=FreshNames(self._graph).fresh(f"{output.name}.grad_output"), type=output.type, shape=output.shape)
+        name = FreshNames(self._graph).fresh(f"{output.name}.grad_output")
+        seed = ir.Value(name=name, type=output.type, shape=output.shape)
         shape = output.shape
         if shape is not None and shape.is_static() and int(np.prod(shape.numpy())) == 1:
             assert output.dtype is not None

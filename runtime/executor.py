@@ -18,6 +18,8 @@ from ..passes.errors import Error, InputError
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
 
+_UNDOING = ["CommonSubexpressionElimination"]
+"""The runtime's optimizers that would undo the choice of residuals; the compiler has merged what is worth merging."""
 _ELEMENT_TYPES = {"bfloat16": int(ir.DataType.BFLOAT16)}
 _OUT_OF_RANGE = re.compile(r"out of (data )?(range|bounds?)|within the inclusive range", re.IGNORECASE)
 _INTERNAL = re.compile(
@@ -128,11 +130,12 @@ def create_session(
     weights = [v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None]
     try:
         if sum(weights) <= EXTERNAL_DATA_THRESHOLD:
-            return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=list(providers))
+            proto = ir.to_proto(model).SerializeToString()
+            return ort.InferenceSession(proto, options, providers=list(providers), disabled_optimizers=_UNDOING)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             save_model(model, path)
-            return ort.InferenceSession(str(path), options, providers=list(providers))
+            return ort.InferenceSession(str(path), options, providers=list(providers), disabled_optimizers=_UNDOING)
     except Exception as error:
         raise Error(f"ONNX Runtime could not load the graph: {_reason(error)}") from error
 
