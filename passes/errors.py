@@ -31,7 +31,8 @@ def describe(node: ir.Node) -> str:
 
 
 def source_line(node: ir.Node) -> str | None:
-    """The last line of the stack trace that PyTorch's exporter keeps in a node's metadata, if any."""
+    """Where the model's code makes the node: the innermost line outside PyTorch of the stack trace it exports, if any."""
     trace = node.metadata_props.get("pkg.torch.onnx.stack_trace", "")
     files = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    return files[-1] if files else None
+    own = [file for file in files if "/torch/" not in file.replace("\\", "/")]
+    return (own or files or [None])[-1]

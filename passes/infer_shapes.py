@@ -122,6 +122,8 @@ def _correct(node: ir.Node) -> bool:
         return False
     if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
         return _keep_rank(node)
+    if node.op_type == "If":
+        return _forget_one_branch(node)
     return _keep_slices_open(node) if node.op_type == "Slice" else _keep_symbols_apart(node)
 
 
@@ -137,6 +139,20 @@ def _keep_rank(node: ir.Node) -> bool:
     rank = count if node.op_type == "ConstantOfShape" else max(count, len(shapes[0]))
     output.shape = ir.Shape([None] * rank)
     return True
+
+
+def _forget_one_branch(node: ir.Node) -> bool:
+    """Leave the shape of a result open which only one branch of an If knows.
+
+    The inference library takes that branch's for both.
+    """
+    branches = [attribute.as_graph() for attribute in node.attributes.values()]
+    changed = False
+    for output, *inner in zip(node.outputs, *(branch.outputs for branch in branches), strict=True):
+        if output.shape is not None and any(value.shape is None for value in inner):
+            output.shape = None
+            changed = True
+    return changed
 
 
 def _keep_slices_open(node: ir.Node) -> bool:

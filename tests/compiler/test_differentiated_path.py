@@ -130,7 +130,10 @@ def test_source_lines_that_an_exporter_left_are_named() -> None:
     model = parse(CUSTOM, {"w": random(3)})
     entry = model.graph.node[1].metadata_props.add()
     entry.key = "pkg.torch.onnx.stack_trace"
-    entry.value = 'File "model.py", line 3, in forward\n    h = a\nFile "cube.py", line 7, in forward\n    return 1'
+    entry.value = (
+        'File "model.py", line 3, in forward\n    h = a\n  File "cube.py", line 7, in forward\n    return self.norm(x)\n'
+        '  File "/site-packages/torch/nn/modules/module.py", line 134, in forward\n    return F.linear(x)'
+    )
     with pytest.raises(onnxgrad.UnsupportedError, match=r"Cube node 'first' \(File \"cube.py\", line 7, in forward\)"):
         onnxgrad.compile(model)
 

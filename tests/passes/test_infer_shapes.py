@@ -78,3 +78,15 @@ def test_sizes_with_ceilings_are_understood_by_what_follows() -> None:
     shapes = [[str(dim) for dim in node.outputs[0].shape or ()] for node in list(model.graph)[:4]]
     assert shapes[0] == shapes[3] == ["2", "4", "1 - floor(3/2 - n/2)"]
     assert shapes[1] == shapes[2] == ["2", "2", "2 - 2*floor(3/2 - n/2)"]
+
+
+def test_a_branch_of_unknown_shape_leaves_the_result_open() -> None:
+    """Nobody infers the shapes of `custom.Op`."""
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["": 20, "custom": 1]>
+    g (float[3, 4] x, bool c) => (float[a, b] z) {
+        y = If (c) <then_branch = t () => (float[3, 4] p) { p = Neg (x) },
+                    else_branch = e () => (q) { q = custom.Op (x) }>
+        z = Neg (y)
+    }""")
+    InferShapes()(model)
+    assert model.graph.node(0).outputs[0].shape is None
