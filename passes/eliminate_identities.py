@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from .rewriting import Rewriter, RewriteRule, have_same_shape, int_attribute
+from .rewriting import RewritePass, Rewriter, RewriteRule, have_same_shape, int_attribute
 
 
-class EliminateIdentities(ir.passes.InPlacePass):
+class EliminateIdentities(RewritePass):
     """Remove nodes whose output is their input, by their operator, their constants, or their static shapes.
 
     Identity, Cast to the same type, Reshape, Expand, Squeeze, Unsqueeze, Flatten, Tile, Slice to the same shape,
@@ -18,19 +18,13 @@ class EliminateIdentities(ir.passes.InPlacePass):
     Sum, Max, Min, Mean of one input, Clip without bounds, `x * 1`, `x + 0`, `x - 0`, `x / 1`, `x ** 1`,
     `x and true`, `x or false`, and Where with one and the same value on both sides.
 
-    Args:
-        protected: names of values that must stay, and of parameters, which are no constants.
-
     Requires: shapes are inferred; the opset is the canonical one.
     Guarantees: values do not change, except that `x + 0` keeps a negative zero. Names of graph inputs and outputs
     stay; an output that is an input gets an Identity.
     """
 
-    def __init__(self, protected: Collection[str] = ()) -> None:
-        self._protected = protected
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(IDENTITIES))
+    def rules(self) -> Mapping[str, RewriteRule]:
+        return IDENTITIES
 
 
 def always(_: Rewriter, node: ir.Node) -> ir.Value | None:

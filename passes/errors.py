@@ -31,7 +31,7 @@ def describe(node: ir.Node) -> str:
 
 
 def source_line(node: ir.Node) -> str | None:
-    """Where the model's code makes the node: the innermost line outside PyTorch of the stack trace it exports, if any."""
+    """The innermost line outside PyTorch of the stack trace that its exporter keeps in a node's metadata, if any."""
     trace = node.metadata_props.get("pkg.torch.onnx.stack_trace", "")
     files = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     own = [file for file in files if "/torch/" not in file.replace("\\", "/")]

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from .rewriting import Rewriter, RewriteRule, int_attribute, produced_by, read_once
+from .rewriting import RewritePass, Rewriter, RewriteRule, int_attribute, produced_by, read_once
 
 
-class FoldTransposes(ir.passes.InPlacePass):
+class FoldTransposes(RewritePass):
     """Fold the Transpose of a matrix into the `transA` and `transB` of a Gemm.
 
     A transposed operand of a Gemm flips its flag; a MatMul of two matrices with a transposed operand becomes a
     Gemm; the Transpose of a product that nothing else reads becomes the product of the transposed operands in
     the other order.
 
-    Args:
-        protected: names of values that must stay.
-
     Requires: shapes are inferred; the opset is the canonical one.
     Guarantees: only floating-point products change, and by no more than the order of summation in the runtime's
     own kernels. Names of graph outputs stay.
     """
 
-    def __init__(self, protected: Collection[str] = ()) -> None:
-        self._protected = protected
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(FOLDS))
+    def rules(self) -> Mapping[str, RewriteRule]:
+        return FOLDS
 
 
 def gemm(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from .rewriting import Rewriter, RewriteRule, have_same_shape, int_attribute, produced_by, static_shape
+from .rewriting import RewritePass, Rewriter, RewriteRule, have_same_shape, int_attribute, produced_by, static_shape
 
 _RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that keep the elements and their order."""
@@ -29,22 +29,16 @@ _HOLDS = {
 """For a type, the types that hold each of its values exactly."""
 
 
-class MergeViews(ir.passes.InPlacePass):
+class MergeViews(RewritePass):
     """Merge Transpose with Transpose, Reshape, Squeeze, Unsqueeze, Flatten with one another, Expand with Expand,
     and Cast with a Cast that lost nothing.
-
-    Args:
-        protected: names of values that must stay.
 
     Requires: shapes are inferred; the opset is the canonical one.
     Guarantees: values do not change. Names of graph outputs stay.
     """
 
-    def __init__(self, protected: Collection[str] = ()) -> None:
-        self._protected = protected
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(MERGES))
+    def rules(self) -> Mapping[str, RewriteRule]:
+        return MERGES
 
 
 def transposes(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import ml_dtypes
 import onnx_ir as ir
 
-from .rewriting import Rewriter, RewriteRule, produced_by, read_once
+from .rewriting import RewritePass, Rewriter, RewriteRule, produced_by, read_once
 
 
-class RaiseGelu(ir.passes.InPlacePass):
+class RaiseGelu(RewritePass):
     """Raise `0.5 x (1 + erf(x / sqrt(2)))` and `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` to Gelu.
 
     Products may be written in any order, powers as Pow or Mul, and the cubic as `x (1 + 0.044715 x^2)`
     (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016). Nothing else may read what lies between.
 
-    Args:
-        protected: names of values that must stay, and of parameters, which are no constants.
-
     Requires: constants lifted, shapes inferred; the opset is the canonical one.
     Guarantees: values change by rounding only. Names of graph outputs stay.
     """
 
-    def __init__(self, protected: Collection[str] = ()) -> None:
-        self._protected = protected
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(PATTERN))
+    def rules(self) -> Mapping[str, RewriteRule]:
+        return PATTERN
 
 
 def gelu(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:

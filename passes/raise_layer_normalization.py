@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from .rewriting import Rewriter, RewriteRule, int_attribute, produced_by, read_once
+from .rewriting import RewritePass, Rewriter, RewriteRule, int_attribute, produced_by, read_once
 
 
-class RaiseLayerNormalization(ir.passes.InPlacePass):
+class RaiseLayerNormalization(RewritePass):
     """Raise `(x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * scale (+ bias)` to LayerNormalization.
 
     The means are over the last axes, *scale* and *bias* span exactly these, and nothing else reads what lies
@@ -18,18 +18,12 @@ class RaiseLayerNormalization(ir.passes.InPlacePass):
     float64 is left alone: LayerNormalization computes its statistics in float32 at most (ONNX operators,
     LayerNormalization, `stash_type`).
 
-    Args:
-        protected: names of values that must stay, and of parameters, which are no constants.
-
     Requires: constants lifted, shapes inferred; the opset is the canonical one.
     Guarantees: values change by rounding only. Names of graph outputs stay.
     """
 
-    def __init__(self, protected: Collection[str] = ()) -> None:
-        self._protected = protected
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(PATTERN))
+    def rules(self) -> Mapping[str, RewriteRule]:
+        return PATTERN
 
 
 def scaled(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from .rewriting import Rewriter, RewriteRule, int_attribute, produced_by, read_once
+from .rewriting import RewritePass, Rewriter, RewriteRule, int_attribute, produced_by, read_once
 
 
-class RaiseSoftmax(ir.passes.InPlacePass):
+class RaiseSoftmax(RewritePass):
     """Raise `exp(x - max(x)) / sum(exp(x - max(x)))` over one axis to Softmax, if nothing else reads its parts.
 
     Without the maximum it stays as it is, as it then overflows where Softmax does not.
-
-    Args:
-        protected: names of values that must stay.
 
     Requires: constants lifted, shapes inferred; the opset is the canonical one.
     Guarantees: values change by rounding only. Names of graph outputs stay.
     """
 
-    def __init__(self, protected: Collection[str] = ()) -> None:
-        self._protected = protected
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(PATTERN))
+    def rules(self) -> Mapping[str, RewriteRule]:
+        return PATTERN
 
 
 def softmax(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:

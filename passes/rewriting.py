@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -124,6 +125,24 @@ class Rewriter:
 
 
 RewriteRule = Callable[[Rewriter, ir.Node], ir.Value | None]
+
+
+class RewritePass(ir.passes.InPlacePass):
+    """A pass that applies one table of rules until none fits any more.
+
+    Args:
+        protected: names of values that must stay, and of parameters, which are no constants.
+    """
+
+    def __init__(self, protected: Collection[str] = ()) -> None:
+        self._protected = protected
+
+    @abc.abstractmethod
+    def rules(self) -> Mapping[str, RewriteRule]:
+        """The rules by the operator of the nodes that they are offered."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(self.rules()))
 
 
 def produced_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from .rewriting import Rewriter, RewriteRule, have_same_shape, produced_by, read_once, static_shape
+from .rewriting import RewritePass, Rewriter, RewriteRule, have_same_shape, produced_by, read_once, static_shape
 
 _BROADCASTING = (
     "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Sum Where Xor".split()
 )
 
 
-class SimplifyAlgebra(ir.passes.InPlacePass):
+class SimplifyAlgebra(RewritePass):
     """Rewrite arithmetic to what is cheaper and equal.
 
     - Negations cancel, turn sums into differences and back, and go into constants:
@@ -28,19 +28,13 @@ class SimplifyAlgebra(ir.passes.InPlacePass):
 
     Nothing else is reassociated, and `x * 0` stays: it is not a number where x is none.
 
-    Args:
-        protected: names of values that must stay, and of parameters, which are no constants.
-
     Requires: shapes are inferred; the opset is the canonical one.
     Guarantees: values change by rounding only where constant factors are merged or repeated values summed; the
     sign of a zero may change. Names of graph outputs stay.
     """
 
-    def __init__(self, protected: Collection[str] = ()) -> None:
-        self._protected = protected
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return ir.passes.PassResult(model, Rewriter(model, self._protected).run(_rules()))
+    def rules(self) -> Mapping[str, RewriteRule]:
+        return _rules()
 
 
 def negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:

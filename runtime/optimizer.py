@@ -248,12 +248,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (`torch.optim.AdamW`), with the arguments and defaults of PyTorch.
-
-    Args:
-        betas: how much of the running means of the gradient and of its square stays each step.
-        eps: added to the root of the mean square.
-    """
+    """Adam with decoupled weight decay (`torch.optim.AdamW`): the arguments of `Adam`, PyTorch's defaults."""
 
     _decoupled = True
 

@@ -131,7 +131,7 @@ def test_source_lines_that_an_exporter_left_are_named() -> None:
     entry = model.graph.node[1].metadata_props.add()
     entry.key = "pkg.torch.onnx.stack_trace"
     entry.value = (
-        'File "model.py", line 3, in forward\n    h = a\n  File "cube.py", line 7, in forward\n    return self.norm(x)\n'
+        'File "model.py", line 3, in forward\n    h = a\n  File "cube.py", line 7, in forward\n    self.norm(x)\n'
         '  File "/site-packages/torch/nn/modules/module.py", line 134, in forward\n    return F.linear(x)'
     )
     with pytest.raises(onnxgrad.UnsupportedError, match=r"Cube node 'first' \(File \"cube.py\", line 7, in forward\)"):
