@@ -35,4 +35,5 @@ def source_line(node: ir.Node) -> str | None:
     trace = node.metadata_props.get("pkg.torch.onnx.stack_trace", "")
     files = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     own = [file for file in files if "/torch/" not in file.replace("\\", "/")]
-    return (own or files or [None])[-1]
+    candidates = own or files
+    return candidates[-1] if candidates else None
