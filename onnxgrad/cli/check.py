@@ -30,13 +30,12 @@ def check(
     """
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Table
     from rich.text import Text
 
     import onnxgrad
 
     from ..runtime.gradcheck import check_gradients, sample_inputs
-    from .console import result_console
+    from .console import result_console, result_table
     from .data import load_arrays
 
     loaded = onnxgrad.load(program)
@@ -55,7 +54,7 @@ def check(
     if as_json:
         typer.echo(json.dumps({"passed": not wrong, "gradients": [checked.__dict__ for checked in checks]}))
     else:
-        table = Table("gradient of", "norm", "relative error", "verdict")
+        table = result_table("gradient of", "norm", "relative error", "verdict")
         for checked in checks:
             verdict = Text("ok", "green") if checked.passed else Text("WRONG", "red")
             table.add_row(checked.name, f"{checked.norm:.4g}", f"{checked.error:.2g}", verdict)

@@ -30,14 +30,13 @@ def inspect(
 
 
 def _print(found: Inspection, path: Path) -> None:
-    from rich.table import Table
 
-    from .console import result_console
+    from .console import result_console, result_table
 
     console = result_console()
     console.print(f"{path}: opset {found.opset}, {found.nodes} nodes, from {found.producer or '?'}", style="bold")
     if found.signature is not None:
-        table = Table("name", "role", "type", "of", "partner", title=f"Joint graph, mode {found.signature.mode}")
+        table = result_table("name", "role", "type", "of", "partner", title=f"Joint graph, mode {found.signature.mode}")
         for direction in (found.signature.inputs, found.signature.outputs):
             for port in direction:
                 partner = f"{port.partner}{' (in place)' if port.in_place else ''}" if port.partner else ""
@@ -46,18 +45,18 @@ def _print(found: Inspection, path: Path) -> None:
             table.add_section()
         console.print(table)
         return
-    values = Table("name", "kind", "type", title="Inputs and outputs")
+    values = result_table("name", "kind", "type", title="Inputs and outputs")
     for kind, described in (("input", found.inputs), ("output", found.outputs)):
         for value in described:
             values.add_row(value.name, kind, value.type)
     console.print(values)
-    parameters = Table("parameter", "type", "active", title=f"{len(found.parameters)} parameters")
+    parameters = result_table("parameter", "type", "active", title=f"{len(found.parameters)} parameters")
     for value in found.parameters:
         parameters.add_row(value.name, value.type, "yes" if value.active else "no: no output depends on it")
     console.print(parameters)
     if found.constants:
         console.print(f"Constants (no parameters): {', '.join(value.name for value in found.constants)}")
-    operators = Table("operator", "nodes", "active", "state", "what it says", title="Operators")
+    operators = result_table("operator", "nodes", "active", "state", "what it says", title="Operators")
     for operator in found.operators:
         operators.add_row(operator.operator, str(operator.nodes), str(operator.active), operator.state, operator.note)
     console.print(operators)

@@ -21,11 +21,10 @@ def ops(
     if as_json:
         typer.echo(json.dumps([row.__dict__ for row in rows]))
         return
-    from rich.table import Table
 
-    from .console import result_console
+    from .console import result_console, result_table
 
-    table = Table("operator", "domain", "state", "what it says")
+    table = result_table("operator", "domain", "state", "what it says")
     for row in rows:
         table.add_row(row.operator, row.domain, row.state, row.note)
     console = result_console()
