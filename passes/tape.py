@@ -215,13 +215,44 @@ class Tape:
     shape-inferred at once and carries *metadata*; its name starts with *prefix*.
     """
 
-    def __init__(self, graph: ir.Graph, *, opset: int = CANONICAL_OPSET) -> None:
+    def __init__(self, graph: ir.Graph, *, opset: int = CANONICAL_OPSET, outer: Tape | None = None) -> None:
         self.graph = graph
-        self.metadata: Mapping[str, str] = {}
-        self.prefix = "onnxgrad"
+        self.opset = opset
+        self.metadata: Mapping[str, str] = {} if outer is None else outer.metadata
+        self.prefix = "onnxgrad" if outer is None else outer.prefix
+        self.inference = NodeInference(graph, opset) if outer is None else outer.inference
+        self._outer = outer
         self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], Tensor] = {}
-        self._names = FreshNames(graph)
-        self.inference = NodeInference(graph, opset)
+        self._names = FreshNames(graph) if outer is None else outer._names
+
+    def body(self, graph: ir.Graph | None = None) -> Tape:
+        """A tape for a subgraph of a node of this graph: the body of a Scan or Loop, a branch of an If.
+
+        Its names are free in this graph as well, its constants are this graph's. Inside, read a tensor `x` of this
+        graph as `inner.tensor(x.value)`: where a node goes is decided by the tape of its first operand.
+
+        Args:
+            graph: the subgraph to append to; an empty one if None.
+        """
+        if graph is None:
+            graph = ir.Graph([], [], nodes=[], opset_imports={"": self.opset}, name=self.fresh_name("body"))
+        return Tape(graph, opset=self.opset, outer=self)
+
+    def argument(self, stem: str, dtype: ir.DataType, shape: Sequence[Dim] | None) -> Tensor:
+        """A new input of the graph."""
+        value = ir.Value(
+            name=self.fresh_name(stem), type=ir.TensorType(dtype), shape=None if shape is None else ir.Shape(shape)
+        )
+        self.graph.inputs.append(value)
+        return Tensor(self, value)
+
+    def returns(self, *tensors: Tensor) -> None:
+        """Append *tensors* to the outputs of the graph, through an Identity where it does not compute them itself."""
+        for tensor in tensors:
+            node, value = tensor.value.producer(), tensor.value
+            if node is None or node.graph is not self.graph or value in self.graph.outputs:
+                value = self.Identity(self.tensor(value)).value
+            self.graph.outputs.append(value)
 
     def at(self, prefix: str, metadata: Mapping[str, str]) -> None:
         """Name the nodes that follow after *prefix* and give them *metadata* (their provenance)."""
@@ -265,7 +296,9 @@ class Tape:
         return tuple(Tensor(self, value) for value in node.outputs)
 
     def constant(self, value: Any, dtype: ir.DataType) -> Tensor:
-        """A constant of the graph, made once per dtype, shape and bytes."""
+        """A constant of the graph (of the outermost one in a subgraph), made once per dtype, shape and bytes."""
+        if self._outer is not None:
+            return self.tensor(self._outer.constant(value, dtype).value)
         array = np.ascontiguousarray(np.asarray(value).astype(dtype.numpy()))
         array = array.reshape(np.shape(value))
         key = (dtype, array.shape, array.tobytes())
