@@ -120,7 +120,7 @@ def _correct(node: ir.Node) -> bool:
     """Undo what the inference library supposes without reason or forgets; whether there was anything."""
     if node.domain not in ("", "ai.onnx"):
         return False
-    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+    if node.op_type in ("Col2Im", "ConstantOfShape", "Expand", "Tile"):
         return _keep_rank(node)
     if node.op_type == "If":
         return _forget_one_branch(node)
@@ -136,7 +136,8 @@ def _keep_rank(node: ir.Node) -> bool:
     count = shapes[-1][0] if shapes[-1] is not None and len(shapes[-1]) == 1 else None
     if output.shape is not None or shapes[0] is None or not isinstance(count, int):
         return False
-    rank = count if node.op_type == "ConstantOfShape" else max(count, len(shapes[0]))
+    ranks = {"Col2Im": count + 2, "ConstantOfShape": count}
+    rank = ranks.get(node.op_type, max(count, len(shapes[0])))
     output.shape = ir.Shape([None] * rank)
     return True
 

@@ -60,6 +60,16 @@ def lp_pool(n: Primal, dy: Tensor) -> Cotangent:
     return cotangent
 
 
+@rules.vjp("MaxUnpool", inputs=(0,))
+def max_unpool(n: Primal, dy: Tensor) -> Cotangent:
+    """Each element reads the cotangent at the position that it was put at.
+
+    Positions count in the output, as those of MaxPool do in its input. Elements put at one position each get its
+    cotangent, as in PyTorch; which of them stays there is not defined.
+    """
+    return lambda: n.op.Gather(dy.reshape([-1]), n.required(1), axis=0)
+
+
 @rules.vjp("GlobalAveragePool")
 def global_average_pool(n: Primal, dy: Tensor) -> Cotangent:
     """The cotangent, divided by the number of averaged elements, is repeated over the spatial axes."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import onnx_ir as ir
+
 from ..tape import Tape, Tensor
 
 Size = int | Tensor
@@ -48,3 +50,11 @@ def join_sizes(op: Tape, sizes: Sequence[Size]) -> Tensor:
             parts.append([int(value) for value in known])
     tensors = [op.ints(part) if isinstance(part, list) else part for part in parts]
     return tensors[0] if len(tensors) == 1 else op.Concat(*tensors, axis=0) if tensors else op.ints([])
+
+
+def count_up_to(op: Tape, size: Size) -> Tensor:
+    """0, 1, 2, … below *size*: 1-D int64."""
+    if isinstance(size, int):
+        return op.ints(range(size))
+    zero, one = op.constant(0, ir.DataType.INT64), op.constant(1, ir.DataType.INT64)
+    return op.Range(zero, size.squeeze([0]), one)

@@ -1,4 +1,4 @@
-"""Rules of the operators that write at computed positions: ScatterElements, ScatterND."""
+"""Rules of the operators that write at computed positions: ScatterElements, ScatterND, TensorScatter."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import onnx_ir as ir
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
 from .scattering import merge_axes, row_positions
+from .sizes import count_up_to, size_of
+from .slicing import crop
 
 rules = Registry()
 
@@ -56,6 +58,28 @@ def scatter_nd(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
         return op.ScatterElements(merged, positions, rows, axis=0, reduction=reduction).reshape_like(data)
 
     return _scatter(n, dy, read, write)
+
+
+@rules.vjp("TensorScatter", inputs=(0, 1))
+def tensor_scatter(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
+    """The cotangent of the cache is dy, zero where it was written over; that of the update is dy there."""
+    op, update, starts, axis = n.op, n.required(1), n.input(2), n.axis(-2)
+
+    def cotangent_update() -> Tensor:
+        length = size_of(update, axis)
+        if starts is None:
+            return crop(dy, {axis: (0, length)})
+        positions = starts.unsqueeze([1]) + count_up_to(op, length)
+        if n.attr("mode", "linear") == "circular":
+            positions = op.Mod(positions, dy.sizes([axis]))
+        positions = positions.unsqueeze([other for other in range(1, dy.rank) if other != axis])
+        return op.GatherElements(dy, op.Expand(positions, update.sizes()), axis=axis)
+
+    def cotangent_cache() -> Tensor:
+        attributes = {name: attribute.value for name, attribute in n.node.attributes.items()}
+        return op.TensorScatter(dy, op.zeros_like(update), starts, **attributes)
+
+    return cotangent_cache, cotangent_update
 
 
 def _scatter(n: Primal, dy: Tensor, read: Read, write: Write) -> Sequence[Cotangent]:

@@ -47,13 +47,20 @@ def test_two_symbols_broadcast_to_the_larger() -> None:
 
 @pytest.mark.parametrize(
     ("node", "rank"),
-    [("Expand(x, sizes)", 3), ("ConstantOfShape(sizes)", 3), ("Expand(x, two)", 2), ("Tile(x, two)", 2)],
+    [
+        ("Expand(x, sizes)", 3),
+        ("ConstantOfShape(sizes)", 3),
+        ("Expand(x, two)", 2),
+        ("Tile(x, two)", 2),
+        ("Col2Im(columns, sizes, sizes)", 5),
+    ],
 )
 def test_computed_sizes_have_a_known_rank(node: str, rank: int) -> None:
     model = ir.from_proto(
         onnx.parser.parse_model(
             '<ir_version: 10, opset_import: ["": 20]> '
-            f"g (float[2, n] x, int64[3] sizes, int64[2] two) => (float y) {{ z = {node} y = ReduceSum(z) }}"
+            "g (float[2, n] x, float[2, c, n] columns, int64[3] sizes, int64[2] two) => (float y) "
+            f"{{ z = {node} y = ReduceSum(z) }}"
         )
     )
     InferShapes()(model)

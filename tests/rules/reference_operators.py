@@ -124,6 +124,22 @@ class LRN(OpRun):
         return ((x / (bias + float(alpha) / size * sums) ** beta).astype(x.dtype),)
 
 
+class MaxUnpool(OpRun):
+    """MaxUnpool with positions in the output, where the evaluator's own ignores that `output_shape` may be another.
+
+    So ONNX Runtime, PyTorch, and MaxPool, whose indices count in its whole input.
+    """
+
+    def _run(self, x, indices, output_shape=None, kernel_shape=None, pads=None, strides=None) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
+        rank = x.ndim - 2
+        if output_shape is None:
+            room = (np.array(x.shape[2:]) - 1) * (strides or [1] * rank) + kernel_shape
+            output_shape = [*x.shape[:2], *(room - np.reshape(pads or [0] * 2 * rank, (2, rank)).sum(0))]
+        y = np.zeros(np.prod(output_shape), x.dtype)
+        y[indices.reshape(-1)] = x.reshape(-1)
+        return (y.reshape(output_shape),)
+
+
 class Mean(OpRun):
     """Mean of any operands, where the evaluator's own adds them into the first and fails if that broadcasts."""
 
@@ -224,6 +240,7 @@ OPERATORS = [
     LpNormalization,
     LRN,
     MaxPool,
+    MaxUnpool,
     Mean,
     MeanVarianceNormalization,
 ]

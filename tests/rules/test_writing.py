@@ -118,3 +118,41 @@ def test_scatter_nd(reduction: str, shape: tuple[int, ...], indices: list) -> No
         torch_function=scatter_nd(reduction),
         runtime_dtypes=runtime_dtypes(reduction),
     )
+
+
+CACHES = [
+    ((2, 5, 3), (2, 2, 3), None, {}),
+    ((2, 5, 3), (2, 2, 3), [1, 3], {}),
+    ((2, 4), (2, 3), [1, 0], {"axis": 1}),
+    ((3, 2, 4, 2), (3, 2, 2, 2), [3, 0, 6], {"mode": "circular"}),
+    ((2, 4, 2, 2), (2, 4, 2, 2), [1, 3], {"mode": "circular", "axis": 1}),
+    ((2, 2, 5), (2, 2, 2), [0, 3], {"axis": -1}),
+    ((2, 2, 5), (2, 2, 3), None, {"axis": 2, "mode": "circular"}),
+]
+
+
+@pytest.mark.parametrize(("cache", "update", "starts", "attributes"), CACHES)
+def test_tensor_scatter(
+    cache: tuple[int, ...], update: tuple[int, ...], starts: list[int] | None, attributes: dict[str, object]
+) -> None:
+    random = np.random.default_rng(2)
+    axis = int(str(attributes.get("axis", -2))) % len(cache)
+
+    def write(past: torch.Tensor, new: torch.Tensor, at: torch.Tensor | None = None) -> torch.Tensor:
+        written = []
+        for row in range(cache[0]):
+            first = 0 if at is None else int(at[row])
+            places = (first + torch.arange(update[axis])) % cache[axis]
+            written.append(past[row].index_copy(axis - 1, places, new[row]))
+        return torch.stack(written)
+
+    check_rule(
+        "TensorScatter",
+        [
+            random.standard_normal(cache),
+            random.standard_normal(update),
+            *([] if starts is None else [np.array(starts)]),
+        ],
+        attributes=attributes,
+        torch_function=write,
+    )
