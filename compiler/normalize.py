@@ -43,10 +43,10 @@ def normalize(
     if free_dims:
         pipeline.step("FixDims", lambda: fix_dims(graph, free_dims))
     pipeline.run([InlineFunctions(), LiftConstants(), UpgradeOpset(), InferShapes()])
-    own_outputs = list(graph.outputs)
+    own_outputs = [value.name for value in graph.outputs]
     # What the user refers to is an output for the time being, which no pass removes.
     graph.outputs.extend(
-        value for node in graph for value in node.outputs if value.name in keep and value not in own_outputs
+        value for node in graph for value in node.outputs if value.name in keep and value.name not in own_outputs
     )
     _fold(pipeline, rules, keep)
     protected = [str(value.name) for value in find_parameters(graph, rules)] + list(keep)
@@ -59,8 +59,7 @@ def normalize(
             RaiseSoftmax(protected),
         ]
     )
-    names = [value.name for value in own_outputs]
-    graph.outputs[:] = [value for value in graph.outputs if value.name in names]
+    graph.outputs[:] = [value for value in graph.outputs if value.name in own_outputs]
     return find_parameters(graph, rules)
 
 

@@ -65,3 +65,18 @@ def test_a_branch_that_the_data_decide_is_refused_by_name() -> None:
     )
     with pytest.raises(onnxgrad.UnsupportedError, match="If node"):
         onnxgrad.compile(model, wrt="inputs")
+
+
+def test_an_output_that_becomes_one_operator_stays_an_output() -> None:
+    model = parse(
+        """g (float[2,3] x) => (float[2,3] y) <int64[1] axis = {1}> {
+            largest = ReduceMax (x, axis)
+            shifted = Sub (x, largest)
+            e = Exp (shifted)
+            total = ReduceSum (e, axis)
+            y = Div (e, total)
+        }"""
+    )
+    program = onnxgrad.compile(model, wrt="inputs")
+    assert [port.name for port in program.signature.outputs] == ["y", "x.grad"]
+    assert [node.op_type for node in program.model.graph][0] == "Softmax"
