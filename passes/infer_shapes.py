@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import sympy
-from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes, registry
+from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes
 
 from .errors import Error, InvalidModelError, describe
+from .shape_functions import registry
 
 _BROADCASTING = frozenset(
     "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual "

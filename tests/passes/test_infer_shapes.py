@@ -97,3 +97,12 @@ def test_a_branch_of_unknown_shape_leaves_the_result_open() -> None:
     }""")
     InferShapes()(model)
     assert model.graph.node(0).outputs[0].shape is None
+
+
+def test_mel_weights_have_a_row_for_each_bin_of_the_spectrum() -> None:
+    shape = inferred_shape(
+        "g (float[a, 9] x) => (float[a, b] y) <int64 bins = {4}, int64 length = {16}, int64 rate = {8000}, "
+        "float lower = {0}, float upper = {4000}> "
+        "{ w = MelWeightMatrix(bins, length, rate, lower, upper) y = MatMul(x, w) }"
+    )
+    assert shape == ["a", "4"]

@@ -1,0 +1,27 @@
+"""The inference library's functions of single operators, with those that it gets wrong put right."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_shape_inference import ShapeInferenceContext, registry
+
+__all__ = ["registry"]
+
+registry.collect()  # a function registered after the library's own takes its place
+
+
+@registry.register("", "MelWeightMatrix", since_version=17)
+def infer_mel_weight_matrix(context: ShapeInferenceContext, node: ir.Node) -> None:
+    """[dft_length // 2 + 1, num_mel_bins], where the library supposes [num_mel_bins, dft_length]."""
+    bins, length = (_constant(value) for value in node.inputs[:2])
+    dtype = node.attributes.get("output_datatype")
+    context.set_shape_and_dtype(
+        node.outputs[0],
+        ir.Shape([None if length is None else length // 2 + 1, bins]),
+        ir.DataType.FLOAT if dtype is None else ir.DataType(dtype.as_int()),
+    )
+
+
+def _constant(value: ir.Value | None) -> int | None:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else int(tensor.numpy().item())
