@@ -86,7 +86,7 @@ def inspect_model(model: ModelLike, rules: Registry = BUILTIN_RULES) -> Inspecti
         described(parameters),
         described(constants),
         _operators(graph, activity.nodes, rules),
-        find_blockers(activity.nodes, rules),
+        find_blockers(activity, rules),
         signature,
     )
 

@@ -141,6 +141,9 @@ def _signals(graph: ir.Graph) -> set[ir.Value]:
         subgraph = any(attr.type == ir.AttributeType.GRAPH for attr in node.attributes.values())
         if looked_up or subgraph or any(value in signals for value in node.inputs):
             signals.update(value for value in node.outputs if is_float(value))
+    for inner in graph.subgraphs():
+        signals.update(value for value in inner.inputs if is_float(value))
+        signals.update(value for node in inner for value in node.outputs if is_float(value))
     return signals
 
 

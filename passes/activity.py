@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from .errors import UnsupportedError, describe
 from .registry import Registry, Rule, Zero
+from .subgraphs import Iteration, State, captured_values
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,25 @@ def find_activity(
     Raises UnsupportedError, unless *refuse* is False, that lists every node on the differentiated path which
     cannot be differentiated, each with the reason.
     """
-    varied = set(wrt)
-    for node in graph:
-        if any(_carries(node, index, value, rules) for index, value in _read_by(node) if value in varied):
-            varied.update(value for value in node.outputs if is_float(value))
-
+    varied = _varied(graph, wrt, rules)
     useful = {value for value in outputs if value in varied}
     nodes: list[ir.Node] = []
     for node in reversed(graph):
         if useful.isdisjoint(node.outputs):
             continue
-        carried = [value for index, value in _read_by(node) if value in varied and _carries(node, index, value, rules)]
+        carried = [value for index, value in _reads(node) if value in varied and _carries(node, index, value, rules)]
         if carried:
             useful.update(carried)
             nodes.append(node)
     nodes.reverse()
+    activity = Activity(
+        values=frozenset(varied & useful),
+        nodes=tuple(nodes),
+        unreached=tuple(value for value in wrt if value not in useful),
+    )
 
-    blockers = find_blockers(nodes, rules)
-    if blockers and refuse:
+    blockers = find_blockers(activity, rules) if refuse else []
+    if blockers:
         raise UnsupportedError(
             f"{len(blockers)} node{'s' if len(blockers) > 1 else ''} on the differentiated path cannot be "
             "differentiated:\n"
@@ -64,18 +66,59 @@ def find_activity(
             + "\nRegister a rule for them (onnxgrad.Registry), or choose `wrt` and `outputs` so that the path "
             "does not cross them."
         )
-    return Activity(
-        values=frozenset(varied & useful),
-        nodes=tuple(nodes),
-        unreached=tuple(value for value in wrt if value not in useful),
-    )
+    return activity
+
+
+@dataclass(frozen=True)
+class BodyActivity:
+    """The differentiated path in the body of a Scan or Loop, over all iterations.
+
+    Attributes:
+        activity: of the body's graph.
+        carried: the states along which cotangents go from iteration to iteration.
+        wrt: the body's inputs and captured values that depend on `wrt` in some iteration.
+    """
+
+    activity: Activity
+    carried: tuple[State, ...]
+    wrt: tuple[ir.Value, ...]
+
+
+def find_body_activity(
+    iteration: Iteration, active: Collection[ir.Value], differentiated: Collection[ir.Value], rules: Registry
+) -> BodyActivity:
+    """Mark the active values of a body.
+
+    Args:
+        active: the outer values that the node reads and whose cotangents are wanted.
+        differentiated: the node's outputs that have cotangents.
+    """
+    body, states = iteration.body, iteration.states
+    wrt = dict.fromkeys(value for value in captured_values(iteration.node) if value in active)
+    wrt |= dict.fromkeys(stack.slice for stack in iteration.read if stack.stacked in active)
+    wrt |= dict.fromkeys(state.at_start for state in states if state.initial in active)
+    outputs = dict.fromkeys(stack.slice for stack in iteration.given if stack.stacked in differentiated)
+    outputs |= dict.fromkeys(state.at_end for state in states if state.final in differentiated)
+    # What one iteration leaves in a state, the next one finds there.
+    while True:
+        varied = _varied(body, list(wrt), rules)
+        activity = find_activity(body, list(wrt), list(outputs), rules, refuse=False)
+        useful = activity.values
+        more_wrt = [s.at_start for s in states if s.at_end in varied and s.at_start not in wrt and is_float(s.at_start)]
+        more_outputs = [s.at_end for s in states if s.at_start in useful and s.at_end not in outputs]
+        if not more_wrt and not more_outputs:
+            break
+        wrt |= dict.fromkeys(more_wrt)
+        outputs |= dict.fromkeys(more_outputs)
+    carried = tuple(state for state in states if state.at_start in wrt and state.at_end in outputs)
+    return BodyActivity(activity, carried, tuple(wrt))
 
 
 def where_the_path_breaks(graph: ir.Graph, source: ir.Value, rules: Registry) -> list[str]:
     """Say at which nodes the dependence of the graph's values on *source* ends, for an error message."""
     reached, breaks = {source}, []
     for node in graph:
-        for index, value in _read_by(node):
+        for index, value in _reads(node):
             if value not in reached:
                 continue
             if _carries(node, index, value, rules):
@@ -92,24 +135,20 @@ def is_float(value: ir.Value) -> bool:
     return value.dtype is None or (value.dtype.is_floating_point() and value.dtype.bitwidth >= 16)
 
 
-def _read_by(node: ir.Node) -> Iterable[tuple[int, ir.Value]]:
-    """The values that *node* reads: its inputs by index, and what its subgraphs capture by the index -1."""
-    for index, value in enumerate(node.inputs):
+def _varied(graph: ir.Graph, wrt: Sequence[ir.Value], rules: Registry) -> set[ir.Value]:
+    """The values of *graph* that depend on *wrt*, and *wrt* itself."""
+    varied = set(wrt)
+    for node in graph:
+        if any(value in varied and _carries(node, index, value, rules) for index, value in _reads(node)):
+            varied.update(value for value in node.outputs if is_float(value))
+    return varied
+
+
+def _reads(node: ir.Node) -> Iterable[tuple[int, ir.Value]]:
+    """The values that *node* reads: its inputs by index, and after them what its subgraphs capture."""
+    for index, value in enumerate([*node.inputs, *captured_values(node)]):
         if value is not None:
             yield index, value
-    for attribute in node.attributes.values():
-        graphs = (
-            [attribute.as_graph()]
-            if attribute.type == ir.AttributeType.GRAPH
-            else attribute.as_graphs()
-            if attribute.type == ir.AttributeType.GRAPHS
-            else []
-        )
-        for graph in graphs:
-            for inner in graph.all_nodes():
-                for value in inner.inputs:
-                    if value is not None and value.graph is not graph:
-                        yield -1, value
 
 
 def _carries(node: ir.Node, index: int, value: ir.Value, rules: Registry) -> bool:
@@ -119,18 +158,44 @@ def _carries(node: ir.Node, index: int, value: ir.Value, rules: Registry) -> boo
     entry = rules.get(node)
     if isinstance(entry, Zero):
         return False
-    if isinstance(entry, Rule) and entry.inputs is not None:
+    if isinstance(entry, Rule) and entry.inputs is not None and index < len(node.inputs):
         return index in entry.inputs
     return True
 
 
-def find_blockers(nodes: Iterable[ir.Node], rules: Registry) -> list[str]:
-    """Name those of *nodes* that cannot be differentiated, each with the reason."""
+def find_blockers(activity: Activity, rules: Registry) -> list[str]:
+    """Name the active nodes that cannot be differentiated, those of subgraphs included, each with the reason."""
     blockers = []
-    for node in nodes:
+    for node in activity.nodes:
         entry = rules.get(node)
         if entry is None:
             blockers.append(f"{describe(node)}: no rule is registered for this operator")
         elif not isinstance(entry, Rule):
             blockers.append(f"{describe(node)}: {entry.reason}")
+        else:
+            for inner in _inner_activities(node, activity.values, rules):
+                blockers += find_blockers(inner, rules)
     return blockers
+
+
+def _inner_activities(node: ir.Node, active: frozenset[ir.Value], rules: Registry) -> list[Activity]:
+    """The differentiated path in each subgraph of a control-flow node, given the active values around it."""
+    if node.domain not in ("", "ai.onnx"):
+        return []
+    if node.op_type in ("Loop", "Scan"):
+        iteration = Iteration.of(node)
+        return [find_body_activity(iteration, active, active, rules).activity]
+    if node.op_type == "If":
+        captured = [value for value in captured_values(node) if value in active]
+        branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+        return [
+            find_activity(
+                branch,
+                captured,
+                [inner for inner, outer in zip(branch.outputs, node.outputs, strict=False) if outer in active],
+                rules,
+                refuse=False,
+            )
+            for branch in branches
+        ]
+    return []

@@ -10,6 +10,7 @@ from .activity import Activity, find_activity, is_float, where_the_path_breaks
 from .broadcasting import unbroadcast
 from .errors import UnsupportedError
 from .registry import Cotangent, Primal, Registry, Rule
+from .subgraphs import captured_values
 from .tape import Tape, Tensor
 
 FORWARD_NODE = "onnxgrad.forward_node"
@@ -52,19 +53,44 @@ def differentiate(
     missing = [value for value in activity.unreached if value not in optional]
     if missing:
         raise UnsupportedError(_explain_unreached(graph, missing, rules))
-    return _ReverseWalk(graph, activity, rules).run(outputs, wrt)
+    walk = _ReverseWalk(Tape(graph), activity, rules)
+    for output, seed in outputs.items():
+        walk.contribute(output, walk.tape.tensor(seed))
+    return walk.run(wrt)
+
+
+def differentiate_body(
+    tape: Tape, activity: Activity, rules: Registry, cotangents: Sequence[tuple[ir.Value, Tensor]]
+) -> dict[ir.Value, Tensor]:
+    """Emit on *tape*, into a graph of its own, the vector-Jacobian product of the subgraph of which *activity* is.
+
+    What is emitted reads values of the subgraph, which are to be handed over by the node that has it.
+
+    Args:
+        cotangents: of the subgraph's outputs, tensors of the tape; a value may occur more than once.
+
+    Returns:
+        the cotangents of all values that got one.
+    """
+    walk = _ReverseWalk(tape, activity, rules)
+    for value, cotangent in cotangents:
+        walk.contribute(value, cotangent)
+    return walk.back()
 
 
 class _ReverseWalk:
-    def __init__(self, graph: ir.Graph, activity: Activity, rules: Registry) -> None:
-        self.tape = Tape(graph)
+    def __init__(self, tape: Tape, activity: Activity, rules: Registry) -> None:
+        self.tape = tape
         self.activity = activity
         self.rules = rules
         self.contributions: dict[ir.Value, list[Tensor]] = {}
 
-    def run(self, outputs: Mapping[ir.Value, ir.Value], wrt: Sequence[ir.Value]) -> dict[ir.Value, ir.Value]:
-        for output, seed in outputs.items():
-            self.contribute(output, self.tape.tensor(seed))
+    def back(self) -> dict[ir.Value, Tensor]:
+        for node in reversed(self.activity.nodes):
+            self.visit(node)
+        return {value: total for value in list(self.contributions) if (total := self.total(value)) is not None}
+
+    def run(self, wrt: Sequence[ir.Value]) -> dict[ir.Value, ir.Value]:
         for node in reversed(self.activity.nodes):
             self.visit(node)
         gradients = {}
@@ -85,15 +111,18 @@ class _ReverseWalk:
         cotangents = [self.total(output) for output in node.outputs]
         if all(cotangent is None for cotangent in cotangents):
             return
+        reads = [*node.inputs, *captured_values(node)]
         wanted = [
-            value in self.activity.values and (rule.inputs is None or index in rule.inputs)
-            for index, value in enumerate(node.inputs)
+            value in self.activity.values and (rule.inputs is None or index in rule.inputs or index >= len(node.inputs))
+            for index, value in enumerate(reads)
         ]
-        n = Primal(node, self.tape, wanted)
+        n = Primal(node, self.tape, wanted, self.rules)
         for index, cotangent in enumerate(_as_sequence(rule.function(n, *cotangents))):
             if index >= len(wanted) or not wanted[index] or cotangent is None:
                 continue
-            primal = n.required(index)
+            value = reads[index]
+            assert value is not None, "only a value that is there is wanted"
+            primal = self.tape.tensor(value)
             contribution = cotangent()
             if contribution is not None:
                 self.contribute(primal.value, project(contribution, primal, broadcasts=rule.broadcasts))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_ir as ir
 import sympy
 from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes
 
 from .errors import Error, InvalidModelError, describe
 from .shape_functions import registry
+from .subgraphs import Iteration
 
 _BROADCASTING = frozenset(
     "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual "
@@ -52,9 +55,15 @@ class InferShapes(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        given = _forget_inferable_shapes(model)
+        declared = [value.shape for value in model.graph.outputs]
+        given = _forget_inferable_shapes(model, model.graph)
         try:
             _infer(model)
+            while _free_changing_states(model):
+                _forget_inferable_shapes(model, model.graph.all_nodes())
+                for value, shape in zip(model.graph.outputs, declared, strict=True):
+                    value.shape = shape
+                _infer(model)
             if _recall(given):
                 _infer(model)
         except Error:
@@ -85,17 +94,39 @@ def _infer(model: ir.Model) -> None:
             find_equal_sizes = False
 
 
-def _forget_inferable_shapes(model: ir.Model) -> dict[ir.Value, ir.Shape]:
-    """Clear the shapes of inner values that inference can give, and return them."""
+def _free_changing_states(model: ir.Model) -> bool:
+    """Leave those sizes of a Loop's states open that an iteration changes; whether there were any.
+
+    The inference library gives a state the shape of its initial value for all iterations.
+    """
+    freed = False
+    for node in model.graph.all_nodes():
+        if node.op_type != "Loop" or node.domain not in ("", "ai.onnx"):
+            continue
+        for state in Iteration.of(node).states:
+            first, start, end = state.initial.shape, state.at_start.shape, state.at_end.shape
+            if first is None or start is None or end is None or not len(first) == len(start) == len(end):
+                continue
+            changes = [a == b and b != c for a, b, c in zip(first, start, end, strict=True)]
+            if any(changes):
+                state.at_start.shape = ir.Shape(None if c else d for c, d in zip(changes, start, strict=True))
+                freed = True
+    return freed
+
+
+def _forget_inferable_shapes(model: ir.Model, nodes: Iterable[ir.Node]) -> dict[ir.Value, ir.Shape]:
+    """Clear the shapes of values of *nodes* that inference can give, and return them."""
     registry.collect()
     given = {}
-    for node in model.graph:
+    outputs = set(model.graph.outputs)
+    for node in nodes:
         if registry.get(node.domain, node.op_type, version=model.opset_imports.get(node.domain, 1)) is None:
             continue
         for value in node.outputs:
-            if value.shape is not None and not value.is_graph_output():
+            if value.shape is not None and value not in outputs:
                 given[value] = value.shape
                 value.shape = None
+            value.const_value = None  # inference computes small shapes
     return given
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from .errors import UnsupportedError, describe
+from .subgraphs import captured_values
 from .tape import Tape, Tensor
 
 Cotangent = Callable[[], Tensor | None] | None
@@ -29,17 +30,22 @@ class Primal:
     Attributes:
         inputs: one Tensor an input, None where an optional input is omitted.
         outputs: one Tensor an output.
+        captured: the values of outer graphs that the node's subgraphs read. A rule returns their cotangents after
+            those of the inputs.
         op: the tape on which the rule emits (`n.op.Exp(x)`).
-        active: for each input, whether its cotangent is wanted. The engine skips what is not; a rule may
-            look at it to share work between inputs.
+        active: for each input, and after them for each captured value, whether its cotangent is wanted. The
+            engine skips what is not; a rule may look at it to share work between inputs.
+        rules: the registry in use, for a rule that differentiates a subgraph.
     """
 
-    def __init__(self, node: ir.Node, op: Tape, active: Sequence[bool]) -> None:
+    def __init__(self, node: ir.Node, op: Tape, active: Sequence[bool], rules: Registry) -> None:
         self.node = node
         self.op = op
         self.inputs = tuple(None if value is None else op.tensor(value) for value in node.inputs)
         self.outputs = tuple(op.tensor(value) for value in node.outputs)
+        self.captured = tuple(op.tensor(value) for value in captured_values(node))
         self.active = tuple(active)
+        self.rules = rules
 
     def input(self, index: int) -> Tensor | None:
         """The input at *index*, None if it is omitted, also at the end of the list."""
@@ -89,7 +95,7 @@ class Rule:
 
     Attributes:
         function: called with the Primal and one cotangent an output (None where none arrives), returns one
-            Cotangent an input (a single one for a one-input operator).
+            Cotangent an input (a single one for a one-input operator), and one a captured value after them.
         inputs: the indices of the inputs that can have a cotangent; None for every float input.
         broadcasts: the engine sums the cotangents back over broadcast axes.
     """

@@ -219,11 +219,11 @@ class Tape:
         self.graph = graph
         self.opset = opset
         self.metadata: Mapping[str, str] = {} if outer is None else outer.metadata
-        self.prefix = "onnxgrad" if outer is None else outer.prefix
-        self.inference = NodeInference(graph, opset) if outer is None else outer.inference
+        self.prefix: str = "onnxgrad" if outer is None else outer.prefix
+        self.inference: NodeInference = NodeInference(graph, opset) if outer is None else outer.inference
         self._outer = outer
         self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], Tensor] = {}
-        self._names = FreshNames(graph) if outer is None else outer._names
+        self._names: FreshNames = FreshNames(graph) if outer is None else outer._names
 
     def body(self, graph: ir.Graph | None = None) -> Tape:
         """A tape for a subgraph of a node of this graph: the body of a Scan or Loop, a branch of an If.
@@ -237,6 +237,11 @@ class Tape:
         if graph is None:
             graph = ir.Graph([], [], nodes=[], opset_imports={"": self.opset}, name=self.fresh_name("body"))
         return Tape(graph, opset=self.opset, outer=self)
+
+    @property
+    def is_body(self) -> bool:
+        """Whether the graph is that of a node of another graph."""
+        return self._outer is not None
 
     def argument(self, stem: str, dtype: ir.DataType, shape: Sequence[Dim] | None) -> Tensor:
         """A new input of the graph."""

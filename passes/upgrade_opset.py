@@ -6,6 +6,9 @@ does not handle subgraphs or the operators of other domains.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -40,6 +43,7 @@ class UpgradeOpset(ir.passes.InPlacePass):
             _refuse_newer_operators(model, opset)
         model.opset_imports[""] = opset
         nodes = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")]
+        _give_loops_a_condition(model, nodes)
         changed = [node for node in nodes if any(op == node.op_type and v > opset for op, v in ADAPTERS)]
         if changed:
             names = FreshNames(model.graph)
@@ -61,6 +65,19 @@ def _pop_opset(model: ir.Model) -> int:
     """The version of ai.onnx, which goes by two names."""
     versions = [model.opset_imports.pop(name, None) for name in ("", "ai.onnx")]
     return next((version for version in versions if version is not None), CANONICAL_OPSET)
+
+
+def _give_loops_a_condition(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
+    """Write out that a Loop whose condition is omitted goes on; shape inference asks for one."""
+    unconditional = [node for node in nodes if node.op_type == "Loop" and node.inputs[1] is None]
+    if unconditional:
+        true = ir.Value(name=FreshNames(model.graph).fresh("true"), const_value=ir.tensor(np.array(True)))
+        true.type, true.shape = ir.TensorType(ir.DataType.BOOL), ir.Shape([])
+        assert true.const_value is not None
+        true.const_value.name = true.name
+        model.graph.register_initializer(true)
+        for node in unconditional:
+            node.replace_input_with(1, true)
 
 
 def _has_unknown_shapes(model: ir.Model) -> bool:

@@ -54,19 +54,6 @@ def test_branches_that_sizes_decide_are_differentiated(batch: str) -> None:
     np.testing.assert_allclose(gradient, leaf.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_a_branch_that_the_data_decide_is_refused_by_name() -> None:
-    model = parse(
-        """g (float[2,3] x, bool c) => (float[2,3] y) {
-            y = If (c) <
-                then_branch = t () => (float[2,3] a) { a = Exp (x) },
-                else_branch = e () => (float[2,3] b) { b = Neg (x) }
-            >
-        }"""
-    )
-    with pytest.raises(onnxgrad.UnsupportedError, match="If node"):
-        onnxgrad.compile(model, wrt="inputs")
-
-
 def test_an_output_that_becomes_one_operator_stays_an_output() -> None:
     model = parse(
         """g (float[2,3] x) => (float[2,3] y) <int64[1] axis = {1}> {

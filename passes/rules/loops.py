@@ -1,0 +1,184 @@
+"""Scan and Loop: one backward run over the iterations, last to first.
+
+The backward body is the vector-Jacobian product of the forward body. What its rules read of the forward body, the
+forward run stacks up in further outputs, one slice an iteration, and the backward run takes the slices off again;
+nothing is computed twice. The cotangents of states are states of the backward run. So is the sum of the cotangents of a
+value that the body captures (a weight), which therefore is never stacked.
+
+A Scan goes back as a Scan. A Loop goes back as a Loop of as many iterations as the forward one made, which may be none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from ..activity import BodyActivity, find_body_activity
+from ..differentiate import differentiate_body
+from ..registry import Cotangent, Primal, Registry
+from ..subgraphs import Iteration, Stack, State
+from ..tape import Tape, Tensor
+from .residuals import read_from, replace_reads
+
+rules = Registry()
+
+
+@rules.vjp("Loop", "Scan")
+def loop(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
+    """The cotangents run back through the iterations; those of captured values are summed on the way."""
+    iteration = Iteration.of(n.node)
+    reads = [*n.node.inputs, *(tensor.value for tensor in n.captured)]
+    active = {value for value, wanted in zip(reads, n.active, strict=True) if wanted and value is not None}
+    outputs = {output for output, dy in zip(n.node.outputs, dys, strict=True) if dy is not None}
+    path = find_body_activity(iteration, active, outputs, n.rules)
+    cotangents = _Backward(n, iteration, path, dys).run()
+    return [None if value is None else _given(cotangents.get(value)) for value in reads]
+
+
+def _given(cotangent: Tensor | None) -> Cotangent:
+    return None if cotangent is None else lambda: cotangent
+
+
+def _changing_symbols(state: State) -> set[str]:
+    """The names of those sizes of a state that an iteration changes."""
+    start, end = state.at_start.shape, state.at_end.shape
+    if start is None or end is None or len(start) != len(end):
+        return set()
+    return _symbols(a for a, b in zip(start, end, strict=True) if a != b)
+
+
+def _symbols(sizes: Iterable[int | ir.SymbolicDim]) -> set[str]:
+    expressions = [size._expr for size in sizes if isinstance(size, ir.SymbolicDim) and size._expr is not None]
+    return {str(symbol) for expression in expressions for symbol in expression.free_symbols}
+
+
+class _Backward:
+    def __init__(self, n: Primal, iteration: Iteration, path: BodyActivity, dys: Sequence[Tensor | None]) -> None:
+        self.op: Tape = n.op
+        self.inner = n.op.body()
+        self.n = n
+        self.iteration = iteration
+        self.path = path
+        self.dys = dys
+        self.counts = n.node.op_type == "Loop"
+        self.captured = [tensor.value for tensor in n.captured if tensor.value in path.wrt]
+        self.read = [stack for stack in iteration.read if stack.slice in path.wrt]
+        self.sources: list[Stack] = []
+        """What the backward Scan takes slices of, in the order of its body's inputs."""
+
+    def run(self) -> dict[ir.Value, Tensor]:
+        """The cotangents of initial states, scanned inputs and captured values."""
+        op, inner, carried = self.op, self.inner, self.path.carried
+        if self.counts:
+            self.trips = self.count_trips()
+            passed = inner.argument("iteration", ir.DataType.INT64, [])
+            condition = inner.argument("condition", ir.DataType.BOOL, [])
+            self.at = inner.tensor(self.trips.value) - 1 - passed
+            inner.returns(condition)
+        ends = [self.argument(state.at_start) for state in carried]
+        sums = [self.argument(value) for value in self.captured]
+        seeds = [(state.at_end, end) for state, end in zip(carried, ends, strict=True)]
+        for stack in self.iteration.given:
+            dy = self.dys[stack.index]
+            if dy is not None and stack.slice in self.path.activity.values:
+                seeds.append((stack.slice, self.slice(stack, dy)))
+
+        found = differentiate_body(inner, self.path.activity, self.n.rules, seeds)
+        starts = [found.get(s.at_start) or inner.zeros_like(end) for s, end in zip(carried, ends, strict=True)]
+        totals = [
+            total if (part := found.get(value)) is None else total + part
+            for value, total in zip(self.captured, sums, strict=True)
+        ]
+        slices = [found.get(stack.slice) or inner.zeros_like(inner.tensor(stack.slice)) for stack in self.read]
+        inner.returns(*starts, *totals, *slices)
+        self.hand_over()
+
+        first = [self.dys[index] or op.zeros_like(self.n.outputs[index]) for index in self.finals()]
+        first += [op.zeros_like(op.tensor(value)) for value in self.captured]
+        results = self.emit(first)
+        targets = [state.initial for state in carried] + self.captured + [stack.stacked for stack in self.read]
+        cotangents: dict[ir.Value, Tensor] = {}
+        for value, result in zip(targets, results, strict=True):
+            result.value.shape = value.shape
+            cotangents[value] = cotangents[value] + result if value in cotangents else result
+        return cotangents
+
+    def finals(self) -> list[int]:
+        """The outputs of the node that carried states leave their last values in."""
+        return [self.n.node.outputs.index(state.final) for state in self.path.carried]
+
+    def argument(self, like: ir.Value) -> Tensor:
+        tensor = self.inner.tensor(like)
+        shape = None if like.shape is None else tensor.shape
+        return self.inner.argument(f"{like.name}.cotangent", tensor.dtype, shape)
+
+    def count_trips(self) -> Tensor:
+        """How many iterations the forward Loop made: the length of what it stacked."""
+        given = self.iteration.given
+        stacked = given[0].stacked if given else self.stack(self.iteration.body.inputs[0]).stacked
+        return self.op.Squeeze(self.op.Shape(self.op.tensor(stacked), start=0, end=1), self.op.ints([0]))
+
+    def slice(self, stack: Stack, source: Tensor) -> Tensor:
+        """The slice of *source*, which is laid out as *stack* is, for the iteration that is gone back through."""
+        if self.counts:
+            return self.inner.Gather(self.inner.tensor(source.value), self.at, axis=0)
+        shape = None if stack.slice.shape is None else self.inner.tensor(stack.slice).shape
+        self.sources.append(Stack(stack.index, source.value, stack.slice, stack.axis, stack.direction))
+        return self.inner.argument(f"{stack.slice.name}.slice", source.dtype, shape)
+
+    def stack(self, value: ir.Value) -> Stack:
+        """Where all slices of a value of the forward body are; the forward node is made to give them if it must."""
+        iteration, node = self.iteration, self.n.node
+        for stack in (*iteration.read, *iteration.given):
+            if stack.slice is value:
+                return stack
+        body = self.op.body(iteration.body)
+        body.returns(body.tensor(value))
+        node.resize_outputs(len(node.outputs) + 1)
+        stacked = node.outputs[-1]
+        stacked.name = self.op.fresh_name(f"{value.name}.stack")
+        stacked.type, stacked.shape = value.type, None if value.shape is None else ir.Shape([None, *value.shape])
+        for name in ("scan_output_axes", "scan_output_directions"):
+            if name in node.attributes:
+                node.attributes[name] = ir.AttrInt64s(name, [*node.attributes[name].as_ints(), 0])
+        return Stack(len(node.outputs) - 1, stacked, value, 0, 0)
+
+    def hand_over(self) -> None:
+        """Give the backward body the slices of what it reads of the forward body."""
+        for value in read_from(self.inner.graph, self.iteration.body):
+            self.refuse_changing_size(value)
+            stack = self.stack(value)
+            slice_ = self.slice(stack, self.op.tensor(stack.stacked))
+            replace_reads(self.inner.graph, value, slice_.value)
+        # The slices of a Loop's stacks were emitted last.
+        self.inner.graph.sort()
+
+    def refuse_changing_size(self, value: ir.Value) -> None:
+        changing = {name for state in self.iteration.states for name in _changing_symbols(state)}
+        if not changing.isdisjoint(_symbols(value.shape or ())):
+            raise self.n.refuse(
+                f"{value.name!r} changes its size from iteration to iteration, so what the backward part needs of it "
+                "cannot be stacked; give the state its final size from the start"
+            )
+
+    def emit(self, first: Sequence[Tensor]) -> Sequence[Tensor]:
+        op, body = self.op, self.inner.graph
+        outputs = len(first) + len(self.read)
+        if self.counts:
+            always = op.constant(True, ir.DataType.BOOL)
+            return op.emit_many("Loop", self.trips, always, *first, outputs=outputs, body=body)
+        if not self.sources:
+            stack = self.iteration.read[0]
+            self.slice(stack, op.tensor(stack.stacked))
+        attributes: dict[str, Any] = {
+            "num_scan_inputs": len(self.sources),
+            "scan_input_axes": [source.axis for source in self.sources],
+            "scan_input_directions": [1 - source.direction for source in self.sources],
+        }
+        if self.read:
+            attributes["scan_output_axes"] = [stack.axis for stack in self.read]
+            attributes["scan_output_directions"] = [1 - stack.direction for stack in self.read]
+        sources = [op.tensor(source.stacked) for source in self.sources]
+        return op.emit_many("Scan", *first, *sources, outputs=outputs, body=body, **attributes)
