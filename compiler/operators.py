@@ -26,10 +26,7 @@ class OperatorState:
 
 def operator_table(rules: Registry = BUILTIN_RULES) -> list[OperatorState]:
     """Every ai.onnx operator of the canonical opset and every other operator that *rules* knows, sorted."""
-    rows = {}
-    for schema in onnx.defs.get_all_schemas():
-        if schema.domain == "" and not schema.deprecated and schema.since_version <= CANONICAL_OPSET:
-            rows["", schema.name] = OperatorState(schema.name, "ai.onnx", *describe_entry(None))
+    rows = {("", name): OperatorState(name, "ai.onnx", *describe_entry(None)) for name in _standard_operators()}
     for domain, op_type, entry in rules:
         rows[domain, op_type] = OperatorState(op_type, domain or "ai.onnx", *describe_entry(entry))
     return [rows[key] for key in sorted(rows)]
@@ -42,3 +39,11 @@ def describe_entry(entry: Entry | None) -> tuple[State, str]:
     if isinstance(entry, Rule):
         return "rule", entry.summary
     return "zero" if isinstance(entry, Zero) else "non-differentiable", entry.reason
+
+
+def _standard_operators() -> list[str]:
+    """The ai.onnx operators of the canonical opset, also those that a later one changes."""
+    schemas = [schema for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""]
+    schemas.sort(key=lambda schema: schema.since_version)
+    newest = {schema.name: schema for schema in schemas if schema.since_version <= CANONICAL_OPSET}
+    return [name for name, schema in newest.items() if not schema.deprecated]
