@@ -18,6 +18,7 @@ from ..passes.raise_gelu import RaiseGelu
 from ..passes.raise_layer_normalization import RaiseLayerNormalization
 from ..passes.raise_softmax import RaiseSoftmax
 from ..passes.registry import Registry
+from ..passes.unroll_sequences import UnrollSequences
 from ..passes.upgrade_opset import UpgradeOpset
 from .parameters import find_parameters, nearest
 from .pipeline import Pipeline, count_nodes
@@ -70,7 +71,9 @@ def _fold(pipeline: Pipeline, rules: Registry, keep: Sequence[str]) -> None:
         branching = any(node.op_type == "If" for node in graph.all_nodes())
         nodes = count_nodes(pipeline.model)
         protected = [str(value.name) for value in find_parameters(graph, rules)] + list(keep)
-        pipeline.run([FoldConstants(protected), InlineConstantBranches(protected), InferShapes()])
+        pipeline.run(
+            [FoldConstants(protected), InlineConstantBranches(protected), UnrollSequences(protected), InferShapes()]
+        )
         # Shapes are known as branches are chosen, and conditions as shapes are known.
         settled = not branching or count_nodes(pipeline.model) == nodes
 
