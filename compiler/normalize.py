@@ -53,7 +53,7 @@ def normalize(
     protected = [str(value.name) for value in find_parameters(graph, rules)] + list(keep)
     pipeline.run(
         [
-            EliminateDeadCode(),
+            EliminateDeadCode(keep),
             EliminateCommonSubexpressions(protected),
             RaiseLayerNormalization(protected),
             RaiseGelu(protected),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial, reduce
 
 import onnx_ir as ir
 
@@ -10,6 +11,7 @@ from .activity import Activity, find_activity, is_float, where_the_path_breaks
 from .broadcasting import unbroadcast
 from .errors import UnsupportedError
 from .registry import Cotangent, Primal, Registry, Rule
+from .sequences import add, is_sequence
 from .subgraphs import captured_values
 from .tape import Tape, Tensor
 
@@ -134,13 +136,18 @@ class _ReverseWalk:
         """The cotangent of *value*: its contributions summed, once."""
         terms = self.contributions.get(value, [])
         if len(terms) > 1:
-            total = terms[0] + terms[1] if len(terms) == 2 else self.tape.Sum(*terms)
+            if is_sequence(terms[0]):
+                total = reduce(partial(add, self.tape), terms)
+            else:
+                total = terms[0] + terms[1] if len(terms) == 2 else self.tape.Sum(*terms)
             self.contributions[value] = terms = [total]
         return terms[0] if terms else None
 
 
 def project(cotangent: Tensor, primal: Tensor, *, broadcasts: bool) -> Tensor:
     """Bring *cotangent* to the shape and dtype of *primal*."""
+    if is_sequence(primal):
+        return cotangent
     if broadcasts:
         cotangent = unbroadcast(cotangent, primal)
     cotangent = cotangent.cast(primal.dtype)

@@ -9,7 +9,7 @@ import sympy
 from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes
 
 from .errors import Error, InvalidModelError, describe
-from .shape_functions import registry
+from .sequence_shapes import registry
 from .subgraphs import Iteration
 
 _BROADCASTING = frozenset(
@@ -154,6 +154,8 @@ def _correct(node: ir.Node) -> bool:
         return False
     if node.op_type in ("Col2Im", "ConstantOfShape", "Expand", "Tile"):
         return _keep_rank(node)
+    if node.op_type.startswith("Reduce"):
+        return _keep_rank_of_reduction(node)
     if node.op_type == "If":
         return _forget_one_branch(node)
     return _keep_slices_open(node) if node.op_type == "Slice" else _keep_symbols_apart(node)
@@ -171,6 +173,16 @@ def _keep_rank(node: ir.Node) -> bool:
     ranks = {"Col2Im": count + 2, "ConstantOfShape": count}
     rank = ranks.get(node.op_type, max(count, len(shapes[0])))
     output.shape = ir.Shape([None] * rank)
+    return True
+
+
+def _keep_rank_of_reduction(node: ir.Node) -> bool:
+    """Give a reduction over computed axes that stay, with size 1, the rank of its input."""
+    source, output = node.inputs[0], node.outputs[0]
+    stays = node.attributes.get_int("keepdims", 1) == 1
+    if output.shape is not None or source is None or source.shape is None or not stays:
+        return False
+    output.shape = ir.Shape([None] * len(source.shape))
     return True
 
 

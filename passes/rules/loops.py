@@ -18,6 +18,7 @@ import onnx_ir as ir
 from ..activity import BodyActivity, find_body_activity
 from ..differentiate import differentiate_body
 from ..registry import Cotangent, Primal, Registry
+from ..sequences import add, zeros_like
 from ..subgraphs import Iteration, Stack, State
 from ..tape import Tape, Tensor
 from .residuals import read_from, replace_reads
@@ -86,23 +87,23 @@ class _Backward:
                 seeds.append((stack.slice, self.slice(stack, dy)))
 
         found = differentiate_body(inner, self.path.activity, self.n.rules, seeds)
-        starts = [found.get(s.at_start) or inner.zeros_like(end) for s, end in zip(carried, ends, strict=True)]
+        starts = [found.get(s.at_start) or zeros_like(inner, end) for s, end in zip(carried, ends, strict=True)]
         totals = [
-            total if (part := found.get(value)) is None else total + part
+            total if (part := found.get(value)) is None else add(inner, total, part)
             for value, total in zip(self.captured, sums, strict=True)
         ]
         slices = [found.get(stack.slice) or inner.zeros_like(inner.tensor(stack.slice)) for stack in self.read]
         inner.returns(*starts, *totals, *slices)
         self.hand_over()
 
-        first = [self.dys[index] or op.zeros_like(self.n.outputs[index]) for index in self.finals()]
-        first += [op.zeros_like(op.tensor(value)) for value in self.captured]
+        first = [self.dys[index] or zeros_like(op, self.n.outputs[index]) for index in self.finals()]
+        first += [zeros_like(op, op.tensor(value)) for value in self.captured]
         results = self.emit(first)
         targets = [state.initial for state in carried] + self.captured + [stack.stacked for stack in self.read]
         cotangents: dict[ir.Value, Tensor] = {}
         for value, result in zip(targets, results, strict=True):
             result.value.shape = value.shape
-            cotangents[value] = cotangents[value] + result if value in cotangents else result
+            cotangents[value] = add(op, cotangents[value], result) if value in cotangents else result
         return cotangents
 
     def finals(self) -> list[int]:
@@ -112,7 +113,9 @@ class _Backward:
     def argument(self, like: ir.Value) -> Tensor:
         tensor = self.inner.tensor(like)
         shape = None if like.shape is None else tensor.shape
-        return self.inner.argument(f"{like.name}.cotangent", tensor.dtype, shape)
+        argument = self.inner.argument(f"{like.name}.cotangent", tensor.dtype, shape)
+        argument.value.type = like.type
+        return argument
 
     def count_trips(self) -> Tensor:
         """How many iterations the forward Loop made: the length of what it stacked."""

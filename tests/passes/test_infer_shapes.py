@@ -87,6 +87,29 @@ def test_sizes_with_ceilings_are_understood_by_what_follows() -> None:
     assert shapes[1] == shapes[2] == ["2", "2", "2 - 2*floor(3/2 - n/2)"]
 
 
+def test_a_reduction_over_computed_axes_that_stay_keeps_the_rank() -> None:
+    shape = inferred_shape("g (float[2, n] x, int64[k] axes) => (float[a, b] y) { y = ReduceSum(x, axes) }")
+    assert len(shape) == 2
+
+
+def test_a_loop_may_change_a_size_of_its_state() -> None:
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["": 20]>
+    g (float[2,3] x, int64 n, bool c) => (float[k,3] y, int64[2] sizes) {
+        y = Loop (n, c, x) <body = b (int64 i, bool p, float[r,3] s) => (bool q, float[t,3] e) {
+            q = Identity (p)
+            e = Concat <axis = 0> (s, x)
+        }>
+        sizes = Shape (y)
+    }""")
+    model.graph.node(0).attributes["body"].as_graph().inputs[2].shape = None
+    InferShapes()(model)
+    final = model.graph.node(0).outputs[0].shape
+    assert final is not None
+    assert final[1] == 3
+    assert not isinstance(final[0], int)
+    assert model.graph.outputs[1].const_value is None
+
+
 def test_a_branch_of_unknown_shape_leaves_the_result_open() -> None:
     """Nobody infers the shapes of `custom.Op`."""
     model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["": 20, "custom": 1]>
