@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from .checking import check_rule
+from .checking import check_edge_values, check_rule
 
 UNPOOL = {1: F.max_unpool1d, 2: F.max_unpool2d, 3: F.max_unpool3d}
 CASES: list[tuple[list[int], list[int], dict[str, Any], bool]] = [
@@ -49,4 +49,14 @@ def test_max_unpool(
         attributes=attributes,
         constants=[2] if given and constant else [],
         torch_function=unpool,
+    )
+
+
+def test_elements_at_one_position_each_get_its_cotangent() -> None:
+    x, indices = np.array([[[1.0, 2.0, 3.0]]]), np.array([[[4, 0, 4]]])
+    check_edge_values(
+        "MaxUnpool",
+        [x, indices],
+        lambda x, indices: F.max_unpool1d(x, indices, 2),
+        attributes={"kernel_shape": [2], "strides": [2]},
     )
