@@ -8,7 +8,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..passes.activity import find_activity, find_blockers, is_float
+from ..passes.activity import find_activity, is_float
+from ..passes.blockers import find_blockers
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from .load import ModelLike, load_model
@@ -71,7 +72,7 @@ def inspect_model(model: ModelLike, rules: Registry = BUILTIN_RULES) -> Inspecti
     graph = loaded.graph
     parameters = normalize(Pipeline(loaded), rules, {})
     outputs = [value for value in graph.outputs if is_float(value)]
-    activity = find_activity(graph, parameters, outputs, rules, refuse=False)
+    activity = find_activity(graph, parameters, outputs, rules)
     constants = [v for v in graph.initializers.values() if is_float(v) and v not in parameters]
 
     def described(values: list[ir.Value]) -> list[InspectedValue]:
@@ -86,7 +87,7 @@ def inspect_model(model: ModelLike, rules: Registry = BUILTIN_RULES) -> Inspecti
         described(parameters),
         described(constants),
         _operators(graph, activity.nodes, rules),
-        find_blockers(activity, rules),
+        [str(blocker) for blocker in find_blockers(activity, rules)],
         signature,
     )
 

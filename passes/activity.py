@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .errors import UnsupportedError, describe
+from .errors import describe
 from .registry import Registry, Rule, Zero
 from .subgraphs import Iteration, State, captured_values
 
@@ -32,14 +32,8 @@ def find_activity(
     wrt: Sequence[ir.Value],
     outputs: Sequence[ir.Value],
     rules: Registry,
-    *,
-    refuse: bool = True,
 ) -> Activity:
-    """Mark the active values of *graph*.
-
-    Raises UnsupportedError, unless *refuse* is False, that lists every node on the differentiated path which
-    cannot be differentiated, each with the reason.
-    """
+    """Mark the active values of *graph*, whether or not their nodes can be differentiated (see `blockers`)."""
     varied = _varied(graph, wrt, rules)
     useful = {value for value in outputs if value in varied}
     nodes: list[ir.Node] = []
@@ -51,22 +45,11 @@ def find_activity(
             useful.update(carried)
             nodes.append(node)
     nodes.reverse()
-    activity = Activity(
+    return Activity(
         values=frozenset(varied & useful),
         nodes=tuple(nodes),
         unreached=tuple(value for value in wrt if value not in useful),
     )
-
-    blockers = find_blockers(activity, rules) if refuse else []
-    if blockers:
-        raise UnsupportedError(
-            f"{len(blockers)} node{'s' if len(blockers) > 1 else ''} on the differentiated path cannot be "
-            "differentiated:\n"
-            + "\n".join(f"  - {blocker}" for blocker in blockers)
-            + "\nRegister a rule for them (onnxgrad.Registry), or choose `wrt` and `outputs` so that the path "
-            "does not cross them."
-        )
-    return activity
 
 
 @dataclass(frozen=True)
@@ -102,7 +85,7 @@ def find_body_activity(
     # What one iteration leaves in a state, the next one finds there.
     while True:
         varied = _varied(body, list(wrt), rules)
-        activity = find_activity(body, list(wrt), list(outputs), rules, refuse=False)
+        activity = find_activity(body, list(wrt), list(outputs), rules)
         useful = activity.values
         more_wrt = [s.at_start for s in states if s.at_end in varied and s.at_start not in wrt and is_float(s.at_start)]
         more_outputs = [s.at_end for s in states if s.at_start in useful and s.at_end not in outputs]
@@ -161,41 +144,3 @@ def _carries(node: ir.Node, index: int, value: ir.Value, rules: Registry) -> boo
     if isinstance(entry, Rule) and entry.inputs is not None and index < len(node.inputs):
         return index in entry.inputs
     return True
-
-
-def find_blockers(activity: Activity, rules: Registry) -> list[str]:
-    """Name the active nodes that cannot be differentiated, those of subgraphs included, each with the reason."""
-    blockers = []
-    for node in activity.nodes:
-        entry = rules.get(node)
-        if entry is None:
-            blockers.append(f"{describe(node)}: no rule is registered for this operator")
-        elif not isinstance(entry, Rule):
-            blockers.append(f"{describe(node)}: {entry.reason}")
-        else:
-            for inner in _inner_activities(node, activity.values, rules):
-                blockers += find_blockers(inner, rules)
-    return blockers
-
-
-def _inner_activities(node: ir.Node, active: frozenset[ir.Value], rules: Registry) -> list[Activity]:
-    """The differentiated path in each subgraph of a control-flow node, given the active values around it."""
-    if node.domain not in ("", "ai.onnx"):
-        return []
-    if node.op_type in ("Loop", "Scan"):
-        iteration = Iteration.of(node)
-        return [find_body_activity(iteration, active, active, rules).activity]
-    if node.op_type == "If":
-        captured = [value for value in captured_values(node) if value in active]
-        branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
-        return [
-            find_activity(
-                branch,
-                captured,
-                [inner for inner, outer in zip(branch.outputs, node.outputs, strict=False) if outer in active],
-                rules,
-                refuse=False,
-            )
-            for branch in branches
-        ]
-    return []

@@ -8,6 +8,7 @@ from functools import partial, reduce
 import onnx_ir as ir
 
 from .activity import Activity, find_activity, is_float, where_the_path_breaks
+from .blockers import refuse_blockers
 from .broadcasting import unbroadcast
 from .errors import UnsupportedError
 from .registry import Cotangent, Primal, Registry, Rule
@@ -52,6 +53,7 @@ def differentiate(
                 f"{value.name!r} has element type {value.dtype}; only floating-point values can be differentiated"
             )
     activity = find_activity(graph, wrt, list(outputs), rules)
+    refuse_blockers(activity, wrt, outputs, rules)
     missing = [value for value in activity.unreached if value not in optional]
     if missing:
         raise UnsupportedError(_explain_unreached(graph, missing, rules))

@@ -67,7 +67,7 @@ def _go_back(
     """Emit the backward branch, whose outputs are the cotangents of *wanted*; *ends* are the branch's outputs."""
     ends = branch.outputs if ends is None else ends
     seeds = [(value, backward.tensor(dy.value)) for value, dy in zip(ends, dys, strict=False) if dy is not None]
-    activity = find_activity(branch, wanted, [value for value, _ in seeds], n.rules, refuse=False)
+    activity = find_activity(branch, wanted, [value for value, _ in seeds], n.rules)
     found = differentiate_body(backward, activity, n.rules, seeds)
     backward.returns(*(found.get(value) or backward.zeros_like(backward.tensor(value)) for value in wanted))
 

@@ -112,7 +112,7 @@ def sequence_map(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     for end, dy in given:
         shape = None if end.shape is None else inner.tensor(end).shape
         seeds.append((end, inner.argument(f"{end.name}.cotangent", dy.dtype, shape)))
-    activity = find_activity(body, [value for _, value in wanted], [end for end, _ in given], n.rules, refuse=False)
+    activity = find_activity(body, [value for _, value in wanted], [end for end, _ in given], n.rules)
     found = differentiate_body(inner, activity, n.rules, seeds)
     inner.returns(*(found.get(value) or inner.zeros_like(inner.tensor(value)) for _, value in wanted))
     arguments = [*(tensor for tensor in n.inputs if tensor is not None), *(dy for _, dy in given)]

@@ -126,6 +126,23 @@ def test_the_registry_that_is_given_is_not_the_builtin_one() -> None:
     np.testing.assert_allclose(gradient, torch_gradients(["fc2.weight"], X, SEED)["fc2.weight"], rtol=1e-5, atol=1e-6)
 
 
+def test_the_path_across_a_blocker_is_shown() -> None:
+    model = parse(
+        """g (float[N,3] x) => (float[N,3] y) {
+            [scaled] a = Mul (x, w)
+            [one] b = Exp (a)
+            [two] c = Sin (b)
+            [three] d = Tanh (c)
+            [blocking] e = example.Unheard (d)
+            [last] y = Neg (e)
+        }""",
+        {"w": random(3)},
+    )
+    model.opset_import.append(onnx.helper.make_opsetid("example", 1))
+    with pytest.raises(onnxgrad.UnsupportedError, match="on the path w → … → three → blocking → last → y"):
+        onnxgrad.compile(model)
+
+
 def test_source_lines_that_an_exporter_left_are_named() -> None:
     model = parse(CUSTOM, {"w": random(3)})
     entry = model.graph.node[1].metadata_props.add()
