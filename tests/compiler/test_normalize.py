@@ -66,4 +66,4 @@ def test_an_output_that_becomes_one_operator_stays_an_output() -> None:
     )
     program = onnxgrad.compile(model, wrt="inputs")
     assert [port.name for port in program.signature.outputs] == ["y", "x.grad"]
-    assert [node.op_type for node in program.model.graph][0] == "Softmax"
+    assert next(iter(program.model.graph)).op_type == "Softmax"
