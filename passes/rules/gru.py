@@ -1,0 +1,123 @@
+"""The rule of GRU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from ..registry import Cotangent, Primal, Registry
+from ..tape import Tape, Tensor
+from .recurrent import INITIAL_H, B, Gradients, Layer, R, W, X
+from .recurrent_scans import Direction, Iteration, Run, cut, sum_of_products
+
+rules = Registry()
+
+
+@rules.vjp("GRU", inputs=(X, W, R, B, INITIAL_H))
+def gru(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
+    """da = (k_z dh, k_r ds, kₙ dh), dh₋ = z dh + r ds + (da_z, da_r) (R_z, R_r), ds = daₙ Rₙ, over reversed time.
+
+    Here a are the pre-activations of z, r and n, in the order of W, of h = (1 - z) n + z h₋, where n reads s = r h₋ by
+    Rₙ; and k_z = (h₋ - n) z', k_r = h₋ r', kₙ = (1 - z) n'. Where n reads r q, q = Rₙ h₋ + bias (linear_before_reset),
+    da_r = kₙ q r' dh and dh₋ = z dh + (da_z, da_r, r daₙ) R. Then dX = da W, dW = Σ daᵀ X, and so on for R and B.
+    """
+    layer = Layer(n, dys, gates=3, states=(INITIAL_H,), defaults=("Sigmoid", "Tanh"), clipped=(True, True))
+    linear = bool(n.attr("linear_before_reset", 0))
+    runs = layer.run(partial(_forward, linear=linear))
+    backward = _backward_linear if linear else _backward
+    return layer.cotangents([backward(direction, run) for direction, run in runs])
+
+
+def _forward(d: Direction, *, linear: bool) -> Run:
+    """The step of the equations; it keeps the pre-activations, and the q of linear_before_reset."""
+    gate, candidate = d.activations
+    bias, r_bias = d.biases or (None, None)
+    if bias is not None and r_bias is not None and not linear:
+        bias, r_bias = bias + r_bias, None
+    r_gates, r_new = _gates_and_new(d.r, axis=0)
+
+    def step(body: Tape, states: Sequence[Tensor], slices: Sequence[Tensor]) -> Iteration:
+        (hidden,) = states
+        x_gates, x_new = _gates_and_new(slices[0], axis=-1)
+        if linear:
+            product = body.Gemm(hidden, body.tensor(d.r.value), r_bias and body.tensor(r_bias.value), transB=1)
+            h_gates, q = _gates_and_new(product, axis=-1)
+            az, ar = cut(x_gates + h_gates, 2)
+            an = x_new + gate(ar) * q
+        else:
+            az, ar = cut(body.Gemm(hidden, body.tensor(r_gates.value), x_gates, transB=1), 2)
+            an = body.Gemm(gate(ar) * hidden, body.tensor(r_new.value), x_new, transB=1)
+        z = gate(az)
+        return [(1 - z) * candidate(an) + z * hidden], [az, ar, an, q] if linear else [az, ar, an]
+
+    return d.forward([d.times_w(bias)], step)
+
+
+def _backward(d: Direction, run: Run) -> Gradients:
+    op = d.op
+    gate, candidate = d.activations
+    az, ar, an = run.kept
+    z, r, new = gate(az), gate(ar), candidate(an)
+    before = d.before(d.initial[0], run.states[0])
+    kz = gate.pull_back(az, z, before - new)
+    kr = gate.pull_back(ar, r, before)
+    kn = d.where_valid(candidate.pull_back(an, new, 1 - z), 0)
+    to_gates = d.where_valid(op.Concat(kz, kr, axis=-1), 0)
+    r_gates, r_new = _gates_and_new(d.r, axis=0)
+
+    def step(body: Tape, states: Sequence[Tensor], slices: Sequence[Tensor]) -> Iteration:
+        (dh,) = states
+        to_gates, kn, z, r = slices
+        dan = dh * kn
+        ds = dan @ body.tensor(r_new.value)
+        dgates = body.Concat(dh, ds, axis=-1) * to_gates
+        return [z * dh + r * ds + dgates @ body.tensor(r_gates.value)], [dgates, dan]
+
+    (dh,), (dgates, dan) = d.backward([to_gates, kn, z, r], step)
+    da = op.Concat(dgates, dan, axis=-1)
+
+    def dr() -> Tensor:
+        return op.Concat(sum_of_products(dgates, before), sum_of_products(dan, r * before), axis=0)
+
+    def db() -> Tensor:
+        total = da.sum([0, 1])
+        return op.Concat(total, total, axis=0)
+
+    return {X: lambda: da @ d.w, W: lambda: sum_of_products(da, d.x), R: dr, B: db, INITIAL_H: lambda: dh}
+
+
+def _backward_linear(d: Direction, run: Run) -> Gradients:
+    op = d.op
+    gate, candidate = d.activations
+    az, ar, an, q = run.kept
+    z, r, new = gate(az), gate(ar), candidate(an)
+    before = d.before(d.initial[0], run.states[0])
+    kz = gate.pull_back(az, z, before - new)
+    kn = candidate.pull_back(an, new, 1 - z)
+    kr = gate.pull_back(ar, r, kn * q)
+    to_products = d.where_valid(op.Concat(kz, kr, kn * r, axis=-1), 0)
+
+    def step(body: Tape, states: Sequence[Tensor], slices: Sequence[Tensor]) -> Iteration:
+        (dh,) = states
+        to_products, z = slices
+        dproducts = body.Concat(dh, dh, dh, axis=-1) * to_products
+        return [z * dh + dproducts @ body.tensor(d.r.value)], [dproducts, dh]
+
+    (dh,), (dproducts, dhs) = d.backward([to_products, z], step)
+    dgates, _ = _gates_and_new(dproducts, axis=-1)
+    da = op.Concat(dgates, dhs * d.where_valid(kn, 0), axis=-1)
+
+    return {
+        X: lambda: da @ d.w,
+        W: lambda: sum_of_products(da, d.x),
+        R: lambda: sum_of_products(dproducts, before),
+        B: lambda: op.Concat(da.sum([0, 1]), dproducts.sum([0, 1]), axis=0),
+        INITIAL_H: lambda: dh,
+    }
+
+
+def _gates_and_new(x: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """The first two thirds of *x* along *axis*, which are those of z and r, and the last."""
+    size = x.shape[axis]
+    assert isinstance(size, int)
+    return x.op.emit_many("Split", x, x.op.ints([size // 3 * 2, size // 3]), outputs=2, axis=axis)
