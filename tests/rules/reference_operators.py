@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from .reference_sampling import GridSample
+
 
 class ConvTranspose(OpRun):
     """ConvTranspose by PyTorch, where the evaluator's own mixes the groups up and takes each element in turn."""
@@ -236,6 +238,7 @@ OPERATORS = [
     Gelu,
     GlobalLpPool,
     GlobalMaxPool,
+    GridSample,
     GroupNormalization,
     LpNormalization,
     LRN,
