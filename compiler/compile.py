@@ -8,9 +8,11 @@ from ..passes.choose_residuals import ChooseResiduals
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
+from ..passes.fake_quantize import LowerFakeQuantize
 from ..passes.lower_opset import LowerOpset
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
+from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
 from ..passes.simplify import Simplify
 from .joint import JointBuilder
 from .load import ModelLike, load_model
@@ -35,6 +37,7 @@ def compile(
     rules: Registry = BUILTIN_RULES,
     allow_unused: bool = False,
     materialize_grads: bool = False,
+    straight_through: bool = False,
     on_pass: OnPass | None = None,
 ) -> Program:
     """Compile a forward model into a joint graph that computes its outputs and their gradients.
@@ -56,6 +59,8 @@ def compile(
             `torch.autograd.grad`. Members of "parameters", "inputs" or a pattern are left out in any case,
             and listed in `Program.unused`, as long as one of them is used.
         materialize_grads: give zeros for what is left out (implies allow_unused).
+        straight_through: differentiate pairs of QuantizeLinear and DequantizeLinear as if they did not round
+            (quantization-aware training), within the range that can be represented; see `fake_quantize`.
         on_pass: called after each pass with its record and the model as it is then.
 
     Raises:
@@ -70,7 +75,9 @@ def compile(
     graph = loaded.model.graph
 
     names = [*_as_names(wrt), *_as_names(outputs)]
-    parameters = normalize(pipeline, rules, free_dims or {}, keep=names)
+    if straight_through:
+        rules = Registry(STRAIGHT_THROUGH_RULES, rules)
+    parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=straight_through)
     selected, named = select_wrt(graph, wrt, parameters)
     differentiated = select_outputs(graph, outputs)
     if loss is not None and outputs is not None and len(differentiated) > 1:
@@ -89,6 +96,7 @@ def compile(
             EliminateCommonSubexpressions(protected),
             Simplify(protected),
             EliminateDeadCode(protected),
+            *([LowerFakeQuantize()] if straight_through else []),
             ChooseResiduals(joint.forward),
             LowerOpset(opset),
         ]

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
+from ..passes.fake_quantize import RaiseFakeQuantize
 from ..passes.fold_constants import FoldConstants
 from ..passes.infer_shapes import InferShapes
 from ..passes.inline_constant_branches import InlineConstantBranches
@@ -25,13 +26,19 @@ from .pipeline import Pipeline, count_nodes
 
 
 def normalize(
-    pipeline: Pipeline, rules: Registry, free_dims: Mapping[str, int], *, keep: Sequence[str] = ()
+    pipeline: Pipeline,
+    rules: Registry,
+    free_dims: Mapping[str, int],
+    *,
+    keep: Sequence[str] = (),
+    straight_through: bool = False,
 ) -> list[ir.Value]:
     """Bring the model to canonical form: no functions, no Constant nodes, one opset, shapes known.
 
     Args:
         free_dims: sizes for symbolic dims of the inputs.
         keep: names of values that must survive because the user refers to them.
+        straight_through: raise pairs of QuantizeLinear and DequantizeLinear to FakeQuantize.
 
     Returns:
         the parameters (`find_parameters`).
@@ -44,6 +51,8 @@ def normalize(
     if free_dims:
         pipeline.step("FixDims", lambda: fix_dims(graph, free_dims))
     pipeline.run([InlineFunctions(), LiftConstants(), UpgradeOpset(), InferShapes()])
+    if straight_through:
+        pipeline.run([RaiseFakeQuantize(keep)])
     own_outputs = [value.name for value in graph.outputs]
     # What the user refers to is an output for the time being, which no pass removes.
     graph.outputs.extend(

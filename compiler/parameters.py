@@ -16,7 +16,12 @@ from ..passes.errors import InputError
 from ..passes.registry import Registry, Rule
 
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
-_STATISTICS = {"BatchNormalization": (3, 4)}
+_STATISTICS = {
+    "BatchNormalization": (3, 4),
+    "DequantizeLinear": (1,),
+    "FakeQuantize": (1,),
+    "QuantizeLinear": (1,),
+}
 _WEIGHT_INPUTS = {
     "BatchNormalization": (1, 2),
     "Conv": (1, 2),
@@ -40,9 +45,9 @@ def find_parameters(graph: ir.Graph, rules: Registry) -> list[ir.Value]:
     """The float initializers that act as weights, in the order of the graph's initializers.
 
     Left out are: one-element constants (epsilons, scale factors) unless they are named like a module's
-    parameter (`head.logit_scale`); running statistics of normalizations; inputs that carry no gradient (the
-    scales of a Resize); masks; zeros that an exporter computed; tables that only meet indices or other constants
-    (rotary frequencies), and pairs of tables of cosines and sines.
+    parameter (`head.logit_scale`); running statistics of normalizations; scales of quantized values; inputs that
+    carry no gradient (the scales of a Resize); masks; zeros that an exporter computed; tables that only meet indices
+    or other constants (rotary frequencies), and pairs of tables of cosines and sines.
     """
     signals = _signals(graph)
     candidates = [value for value in graph.initializers.values() if _is_parameter(value, signals, rules)]

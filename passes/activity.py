@@ -11,6 +11,8 @@ from .errors import describe
 from .registry import Registry, Rule, Zero
 from .subgraphs import Iteration, State, captured_values
 
+_QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
+
 
 @dataclass(frozen=True)
 class Activity:
@@ -105,7 +107,7 @@ def where_the_path_breaks(graph: ir.Graph, source: ir.Value, rules: Registry) ->
             if value not in reached:
                 continue
             if _carries(node, index, value, rules):
-                reached.update(output for output in node.outputs if is_float(output))
+                reached.update(output for output in node.outputs if _carries_floats(output))
             else:
                 entry = rules.get(node)
                 why = entry.reason if isinstance(entry, Zero) else f"its input {index} has no gradient"
@@ -118,12 +120,27 @@ def is_float(value: ir.Value) -> bool:
     return value.dtype is None or (value.dtype.is_floating_point() and value.dtype.bitwidth >= 16)
 
 
+def _carries_floats(value: ir.Value) -> bool:
+    """Whether *value* is a float tensor, or the integers that floats were rounded to on the way to an output.
+
+    No gradient flows through the latter, but what computes them stands in the way of one, and must be named.
+    """
+    return is_float(value) or _is_quantized(value)
+
+
+def _is_quantized(value: ir.Value) -> bool:
+    node, dtype = value.producer(), value.dtype
+    if node is None or dtype is None or is_float(value) or dtype.bitwidth > 16 or dtype == ir.DataType.BOOL:
+        return False
+    return node.op_type in _QUANTIZERS or any(each is not None and _is_quantized(each) for each in node.inputs)
+
+
 def _varied(graph: ir.Graph, wrt: Sequence[ir.Value], rules: Registry) -> set[ir.Value]:
     """The values of *graph* that depend on *wrt*, and *wrt* itself."""
     varied = set(wrt)
     for node in graph:
         if any(value in varied and _carries(node, index, value, rules) for index, value in _reads(node)):
-            varied.update(value for value in node.outputs if is_float(value))
+            varied.update(value for value in node.outputs if _carries_floats(value))
     return varied
 
 
@@ -136,7 +153,7 @@ def _reads(node: ir.Node) -> Iterable[tuple[int, ir.Value]]:
 
 def _carries(node: ir.Node, index: int, value: ir.Value, rules: Registry) -> bool:
     """Whether a gradient can flow from the outputs of *node* to its input at *index*."""
-    if not is_float(value) or not any(is_float(output) for output in node.outputs):
+    if not _carries_floats(value) or not any(_carries_floats(output) for output in node.outputs):
         return False
     entry = rules.get(node)
     if isinstance(entry, Zero):

@@ -42,6 +42,9 @@ def compile_model(
     opset: Annotated[
         int | None, typer.Option(help="The opset of the joint graph, 18 to 26; the lowest that can express it.")
     ] = None,
+    straight_through: Annotated[
+        bool, typer.Option(help="Differentiate pairs of QuantizeLinear and DequantizeLinear as if they did not round.")
+    ] = False,
     allow_unused: Annotated[bool, typer.Option(help="Accept members of --wrt without a gradient.")] = False,
     materialize_grads: Annotated[bool, typer.Option(help="Zeros where there is no gradient.")] = False,
     passes: Annotated[bool, typer.Option("--passes", help="Print what each pass did.")] = False,
@@ -74,6 +77,7 @@ def compile_model(
             mode=mode,  # type: ignore[arg-type]
             free_dims=parse_sizes(free_dim or [], "--free-dim"),
             opset=opset,
+            straight_through=straight_through,
             allow_unused=allow_unused,
             materialize_grads=materialize_grads,
             on_pass=on_pass,

@@ -12,8 +12,9 @@ rules = Registry()
 
 rules.nondifferentiable(
     "QuantizeLinear",
-    reason="it rounds to integers, which carry no gradient; for quantization-aware training, replace the pairs of "
-    "QuantizeLinear and DequantizeLinear by straight-through estimators (RaiseFakeQuantize, STRAIGHT_THROUGH_RULES)",
+    reason="it rounds to integers, which carry no gradient; for quantization-aware training, compile with "
+    "straight_through=True (--straight-through), which differentiates pairs of QuantizeLinear and DequantizeLinear as "
+    "if they did not round",
 )
 rules.nondifferentiable(
     "DynamicQuantizeLinear",
@@ -27,7 +28,7 @@ rules.nondifferentiable(
 )
 
 
-@rules.vjp("DequantizeLinear", inputs=(1,))
+@rules.vjp("DequantizeLinear", inputs=(0, 1))
 def dequantize_linear(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
     """dscale = Σ dy (x - zero_point) over the elements that share a scale: of the tensor, a slice, or a block."""
     op, x, scale, zero_point = n.op, n.required(0), n.required(1), n.input(2)

@@ -75,7 +75,7 @@ def test_output_of_another_type() -> None:
 
 
 DECLARED = {
-    "QuantizeLinear": "straight-through estimators",
+    "QuantizeLinear": "straight_through=True",
     "DynamicQuantizeLinear": "differentiate the model before it is quantized",
     "QLinearConv": "operators on floats",
     "QLinearMatMul": "operators on floats",
@@ -95,6 +95,16 @@ def test_dynamic_quantization_is_refused_through_its_scale() -> None:
         "{ q, scale, zero = DynamicQuantizeLinear(x) y = DequantizeLinear(q, scale, zero) }"
     )
     with pytest.raises(UnsupportedError, match=r"DynamicQuantizeLinear .*rounds to integers"):
+        joint_graph(model, ["x"], BUILTIN_RULES)
+
+
+@pytest.mark.parametrize("between", ["r = Identity(q)", "r = Transpose<perm = [0, 1]>(q)"])
+def test_a_path_around_the_integers_does_not_hide_them(between: str) -> None:
+    model = parse(
+        "g (float[2, 3] x) => (float[2, 3] y) <float s = {0.1}, int8 z = {0}> "
+        f"{{ q = QuantizeLinear(x, s, z) {between} d = DequantizeLinear(r, s, z) y = Add(x, d) }}"
+    )
+    with pytest.raises(UnsupportedError, match=r"QuantizeLinear .*straight_through"):
         joint_graph(model, ["x"], BUILTIN_RULES)
 
 
