@@ -67,6 +67,21 @@ def _pop_opset(model: ir.Model) -> int:
     return next((version for version in versions if version is not None), CANONICAL_OPSET)
 
 
+def _has_canonical_form(node: ir.Node, opset: int) -> bool:
+    """Whether the node means the same in the canonical opset. Attributes that say what it does anyway are dropped."""
+    try:
+        canonical = onnx.defs.get_schema(node.op_type, CANONICAL_OPSET, "")
+    except onnx.defs.SchemaError:
+        return False
+    added = onnx.defs.get_schema(node.op_type, opset, "").attributes.keys() - canonical.attributes.keys()
+    for name in added & node.attributes.keys():
+        default = onnx.defs.get_schema(node.op_type, opset, "").attributes[name].default_value
+        if ir.from_proto(default).value != node.attributes[name].value:
+            return False
+        del node.attributes[name]
+    return len(node.inputs) <= canonical.max_input
+
+
 def _give_loops_a_condition(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     """Write out that a Loop whose condition is omitted goes on; shape inference asks for one."""
     unconditional = [node for node in nodes if node.op_type == "Loop" and node.inputs[1] is None]
@@ -95,7 +110,7 @@ def _refuse_newer_operators(model: ir.Model, opset: int) -> None:
     for node in model.graph.all_nodes():
         if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
             since = onnx.defs.get_schema(node.op_type, opset, "").since_version
-            if since > CANONICAL_OPSET:
+            if since > CANONICAL_OPSET and not _has_canonical_form(node, opset):
                 newer.append(f"{describe(node)}, changed in opset {since}")
     if newer:
         raise UnsupportedError(
