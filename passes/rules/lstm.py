@@ -17,8 +17,8 @@ rules = Registry()
 def lstm(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     """dc += k dh, da = (kᵢ dc, kₒ dh, k_f dc, k_g dc), dh₋ = da R, dc₋ = m dc: a linear recurrence over reversed time.
 
-    Here a are the pre-activations of the gates i, o, f and g, in the order of W, of h = o φ(c), c = f c₋ + i g; and
-    kₒ = φ(c) o', kᵢ = g i', k_f = c₋ f', k_g = i g', k = o φ'(c) + pₒ kₒ, m = f + pᵢ kᵢ + p_f k_f, with the peepholes p.
+    Here a are the pre-activations of the gates i, o, f and g, in the order of W, of h = o φ(c) and c = f c₋ + i g, and
+    kₒ = φ(c) o', kᵢ = g i', k_f = c₋ f', k_g = i g', k = o φ'(c) + pₒ kₒ, m = f + pᵢ kᵢ + p_f k_f, with peepholes p.
     Where the gates are coupled (input_forget), f = 1 - i, so that kᵢ = (g - c₋) i' and k_f = 0. As in ONNX Runtime,
     `clip` bounds the pre-activations of the gates, but not c. Then dX = da W, dW = Σ daᵀ X, dR = Σ daᵀ h₋, dB = Σ da,
     and dP = Σ da c₋, with c for the output gate.

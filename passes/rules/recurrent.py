@@ -130,6 +130,9 @@ class Layer:
         p = None if peepholes is None else self._split(peepholes, 0)
         initial = [self._initial(index, x) for index in self._states]
         valid = self._valid(x)
+        if valid is not None:
+            # What stands behind the end of a sequence may be anything, NaN too.
+            x = self.op.Where(valid, x, self.op.constant(0, x.dtype))
         height = self._gates * self._hidden
         for weight, width in [*((each, x.shape[2]) for each in w), *((each, self._hidden) for each in r)]:
             weight.value.shape = ir.Shape([height, width])

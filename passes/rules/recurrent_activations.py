@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..registry import Primal, Registry, Rule
 from ..tape import Tensor
 
@@ -36,7 +38,8 @@ class Activation:
         value = y.value
         while value is not x.value:
             node = value.producer()
-            assert node is not None and node.inputs[0] is not None
+            assert node is not None
+            assert node.inputs[0] is not None
             rule = self.rules.get(node)
             assert isinstance(rule, Rule)
             active = [index == 0 for index in range(len(node.inputs))]
@@ -90,7 +93,7 @@ def _next(n: Primal, name: str, what: str, given: Iterator[float], defaults: Map
     value = next(given, defaults[name.lower()])
     if value is None:
         raise n.refuse(f"{name} has no default {what}; give it in the attribute `activation_{what}`")
-    return float(value)
+    return float(np.float32(value))  # as an attribute holds it
 
 
 _ALPHA: dict[str, float | None] = {

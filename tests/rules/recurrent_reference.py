@@ -1,6 +1,7 @@
 """RNN, GRU and LSTM step by step, as the equations of the ONNX specification (opset 22) say.
 
-The reference evaluator's own take no sequence_lens, clip, input_forget or other activations than the default ones.
+The oracle of values and, by autograd, of gradients: the operators of `onnx.reference.ReferenceEvaluator` have no
+sequence_lens, clip, input_forget or other activations than the default ones.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from onnx.reference.op_run import OpRun
 
 States = tuple[torch.Tensor, ...]
 Step = Callable[[torch.Tensor, States], States]
@@ -184,7 +184,7 @@ def _activation(name: str, alphas: Iterator[float], betas: Iterator[float]) -> F
         case "Softplus":
             return F.softplus
         case "LeakyRelu":
-            alpha = next(alphas, 0.01)
+            alpha = next(alphas, _single(0.01))
             return lambda x: F.leaky_relu(x, alpha)
         case "ThresholdedRelu":
             alpha = next(alphas, 1.0)
@@ -199,27 +199,11 @@ def _activation(name: str, alphas: Iterator[float], betas: Iterator[float]) -> F
             alpha, beta = next(alphas, 1.0), next(betas, 1.0)
             return lambda x: alpha * torch.tanh(beta * x)
         case "HardSigmoid":
-            alpha, beta = next(alphas, 0.2), next(betas, 0.5)
+            alpha, beta = next(alphas, _single(0.2)), next(betas, 0.5)
             return lambda x: F.hardtanh(alpha * x + beta, 0.0, 1.0)
     raise ValueError(name)
 
 
-class _Recurrent(OpRun):
-    function: Callable[..., list[torch.Tensor]]
-
-    def _run(self, *inputs: np.ndarray | None, **attributes: Any) -> tuple[np.ndarray, ...]:
-        tensors = [None if array is None else torch.tensor(array) for array in inputs]
-        results = type(self).function(*tensors, **attributes)
-        return tuple(result.numpy() for result in results[: len(self.onnx_node.output)])
-
-
-class LSTM(_Recurrent):
-    function = staticmethod(lstm)
-
-
-class GRU(_Recurrent):
-    function = staticmethod(gru)
-
-
-class RNN(_Recurrent):
-    function = staticmethod(rnn)
+def _single(value: float) -> float:
+    """An attribute's default, which is given in float32."""
+    return float(np.float32(value))
