@@ -27,19 +27,19 @@ def grid_sample(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
     sampling = _Sampling(n)
 
     def cotangent_x() -> Tensor:
-        return sampling.interpolation.spread(_channels_last(dy))
+        return sampling.interpolation.spread(_flat(dy))
 
     def cotangent_grid() -> Tensor:
-        slopes = sampling.interpolation.slopes(_channels_last(dy))
+        slopes = sampling.interpolation.slopes(_flat(dy))
         along = [slope * each.slope for slope, each in zip(slopes, sampling.coordinates, strict=True)]
         return n.op.Concat(*[each.unsqueeze([2]) for each in reversed(along)], axis=2).reshape_like(n.required(1))
 
     return cotangent_x, None if n.attr("mode", "linear") == "nearest" else cotangent_grid
 
 
-def _channels_last(dy: Tensor) -> Tensor:
-    """(batch, channels, d₁, …) as (batch, positions, channels)."""
-    return merge_axes(in_single_precision(dy), 2, dy.rank).transpose([0, 2, 1])
+def _flat(dy: Tensor) -> Tensor:
+    """(batch, channels, d₁, …) as (batch, channels, positions)."""
+    return merge_axes(in_single_precision(dy), 2, dy.rank)
 
 
 class _Sampling:

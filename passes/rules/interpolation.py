@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..tape import Tensor
-from .scattering import add_slices, merge_axes
-from .sizes import Size, count_up_to, join_sizes, size_of
+from .scattering import add_elements, merge_axes
+from .sizes import Size, join_sizes, size_of
 
 _POLYNOMIALS = {
     "nearest": [[1]],
@@ -32,7 +32,7 @@ Place = Callable[[Tensor, Size], Tensor]
 
 
 class Interpolation:
-    """y[b, p, c] = Σ w[b, p, q] x[b, c, q], over the taps q around position p; those outside of x count as 0.
+    """y[b, c, p] = Σ w[b, q, p] x[b, c, q], over the taps q around position p; those outside of x count as 0.
 
     What has channels is computed for one tap after the other, to need no more memory than the operator itself.
 
@@ -51,63 +51,62 @@ class Interpolation:
         self._taps = [_Taps(each, size, mode, place) for each, size in zip(coordinates, self._sizes, strict=True)]
 
     def read(self) -> Tensor:
-        """y: (batch, positions, channels)."""
-        first, *rest = [
-            self._elements(row) * weight.cast(self._x.dtype)
-            for row, weight in zip(self._rows, self._weights, strict=True)
-        ]
+        """y: (batch, channels, positions)."""
+        weights = [weight.cast(self._x.dtype) for weight in self._weights]
+        first, *rest = [elements * weight for elements, weight in zip(self._elements, weights, strict=True)]
         return sum(rest, start=first)
 
     def spread(self, dy: Tensor) -> Tensor:
         """The cotangent of x: that of y added, weighted, to the elements that were read."""
-        x, total = self._x, self._x.op.zeros_like(self._channels_last)
-        for row, weight in zip(self._rows, self._weights, strict=True):
-            updates = merge_axes(dy * weight.cast(dy.dtype), 0, 2)
-            total = add_slices(total, row.reshape([-1]), updates, 0)
-        total = total.reshape(join_sizes(x.op, [size_of(x, 0), *self._sizes, size_of(x, 1)]))
-        return total.transpose([0, x.rank - 1, *range(1, x.rank - 1)])
+        total = self._x.op.zeros_like(self._flat_x)
+        for indices, weight in zip(self._indices, self._weights, strict=True):
+            total = add_elements(total, indices, dy * weight.cast(dy.dtype), 2)
+        return total.reshape_like(self._x)
 
     def slopes(self, dy: Tensor) -> list[Tensor]:
         """The cotangent of each coordinate: Σ dy x ∂w over channels and taps, (batch, positions)."""
-        products = [(dy * self._elements(row)).sum([2], keepdims=True) for row in self._rows]
-        by_tap = dy.op.Concat(*products, axis=2).cast(self._taps[0].weights.dtype)
+        products = [(dy * elements).sum([1], keepdims=True) for elements in self._elements]
+        by_tap = dy.op.Concat(*products, axis=1).cast(self._taps[0].weights.dtype)
         return [
-            (by_tap * _outer([each.slopes if each is along else each.weights for each in self._taps])).sum([2])
+            (by_tap * _outer([each.slopes if each is along else each.weights for each in self._taps])).sum([1])
             for along in self._taps
         ]
 
     @cached_property
-    def _channels_last(self) -> Tensor:
-        """x with one row of channels an element."""
-        x = self._x
-        return merge_axes(x.transpose([0, *range(2, x.rank), 1]), 0, x.rank - 1)
+    def _flat_x(self) -> Tensor:
+        return merge_axes(self._x, 2, self._x.rank)
 
     @cached_property
-    def _rows(self) -> Sequence[Tensor]:
-        """Which row each tap is, (batch, positions)."""
-        row = count_up_to(self._x.op, size_of(self._x, 0)).unsqueeze([1, 2])
-        for taps, size in zip(self._taps, self._sizes, strict=True):
-            row = _flat((row * size).unsqueeze([3]) + taps.positions.unsqueeze([2]))
-        return [each.squeeze([2]) for each in _split(row)]
+    def _indices(self) -> Sequence[Tensor]:
+        """Which element of a flat plane each tap is, for every channel: (batch, channels, positions)."""
+        op, x = self._x.op, self._x
+        flat = self._taps[0].positions
+        for taps, size in zip(self._taps[1:], self._sizes[1:], strict=True):
+            flat = merge_axes((flat * size).unsqueeze([2]) + taps.positions.unsqueeze([1]), 1, 3)
+        shape = join_sizes(op, [size_of(flat, 0), size_of(x, 1), size_of(flat, 2)])
+        return [op.Expand(each, shape) for each in _split(flat)]
 
     @cached_property
     def _weights(self) -> Sequence[Tensor]:
-        """The weight of each tap, (batch, positions, 1)."""
+        """The weight of each tap: (batch, 1, positions)."""
         return _split(_outer([taps.weights for taps in self._taps]))
 
-    def _elements(self, row: Tensor) -> Tensor:
-        return self._x.op.Gather(self._channels_last, row, axis=0)
+    @cached_property
+    def _elements(self) -> Sequence[Tensor]:
+        """The element that each tap is: (batch, channels, positions)."""
+        return [self._x.op.GatherElements(self._flat_x, indices, axis=2) for indices in self._indices]
 
 
 class _Taps:
-    """The taps along one axis: (batch, positions, taps)."""
+    """The taps along one axis: (batch, taps, positions)."""
 
     def __init__(self, coordinate: Tensor, size: Size, mode: str, place: Place | None) -> None:
         op, dtype = coordinate.op, coordinate.dtype
         self._polynomials = np.array(_POLYNOMIALS[mode])
         start = op.Round(coordinate) if mode == "nearest" else op.Floor(coordinate)
-        self._distance = (coordinate - start).unsqueeze([2])
-        taps = start.unsqueeze([2]) + op.constant(_FIRST_TAP[mode] + np.arange(len(self._polynomials)), dtype)
+        self._distance = (coordinate - start).unsqueeze([1])
+        offsets = _FIRST_TAP[mode] + np.arange(len(self._polynomials))
+        taps = start.unsqueeze([1]) + op.constant(offsets[:, None], dtype)
         taps = taps if place is None else place(taps, size)
         self._inside = op.And(taps >= 0, taps <= as_float(size - 1, taps))
         self.positions = op.Where(self._inside, taps, op.constant(0, dtype)).cast(ir.DataType.INT64)
@@ -125,33 +124,25 @@ class _Taps:
     def _inside_value_of(self, polynomials: np.ndarray) -> Tensor:
         """The value of each tap's polynomial, by Horner's rule."""
         op, t = self._distance.op, self._distance
-        *rest, value = [op.constant(coefficients, t.dtype) for coefficients in polynomials.T]
+        *rest, value = [op.constant(coefficients[:, None], t.dtype) for coefficients in polynomials.T]
         for coefficients in reversed(rest):
             value = value * t + coefficients
         return op.Where(self._inside, value, op.constant(0, t.dtype))
 
 
 def _outer(factors: Sequence[Tensor]) -> Tensor:
-    """Products of (batch, positions, taps) factors, for every choice of a tap of each, as one such tensor."""
+    """Products of (batch, taps, positions) factors, for every choice of a tap of each, as one such tensor."""
     result = factors[0]
     for factor in factors[1:]:
-        result = _flat(result.unsqueeze([3]) * factor.unsqueeze([2]))
+        result = merge_axes(result.unsqueeze([2]) * factor.unsqueeze([1]), 1, 3)
     return result
 
 
-def _flat(x: Tensor) -> Tensor:
-    """(batch, positions, m, n) as (batch, positions, m · n)."""
-    _, _, m, n = x.shape
-    assert isinstance(m, int)
-    assert isinstance(n, int)
-    return x.op.Reshape(x, x.op.ints([0, 0, m * n]))
-
-
 def _split(x: Tensor) -> Sequence[Tensor]:
-    """(batch, positions, taps) as one (batch, positions, 1) a tap."""
-    count = x.shape[2]
+    """(batch, taps, positions) as one (batch, 1, positions) a tap."""
+    count = x.shape[1]
     assert isinstance(count, int)
-    return [x] if count == 1 else x.op.emit_many("Split", x, x.op.ints([1] * count), outputs=count, axis=2)
+    return [x] if count == 1 else x.op.emit_many("Split", x, x.op.ints([1] * count), outputs=count, axis=1)
 
 
 def as_float(size: Size, like: Tensor) -> Tensor:
