@@ -22,6 +22,25 @@ def infer_mel_weight_matrix(context: ShapeInferenceContext, node: ir.Node) -> No
     )
 
 
+@registry.register("", "Unique", since_version=11)
+def infer_unique(context: ShapeInferenceContext, node: ir.Node) -> None:
+    """The unique slices along `axis` have the other axes of the input, where the library supposes a vector."""
+    source = node.inputs[0]
+    assert source is not None
+    axis = node.attributes.get_int("axis", None)
+    count = context.new_symbolic_dim()
+    unique: ir.Shape | None = ir.Shape([count])
+    if axis is not None and source.shape is not None:
+        axis %= len(source.shape)
+        unique = ir.Shape([*source.shape[:axis], count, *source.shape[axis + 1 :]])
+    elif axis is not None:
+        unique = None
+    context.set_shape_and_dtype(node.outputs[0], unique, source.dtype)
+    for index, output in enumerate(node.outputs[1:], 1):
+        size = context.new_symbolic_dim() if index == 2 else count
+        context.set_shape_and_dtype(output, ir.Shape([size]), ir.DataType.INT64)
+
+
 def _constant(value: ir.Value | None) -> int | None:
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else int(tensor.numpy().item())

@@ -76,7 +76,7 @@ def _has_canonical_form(node: ir.Node, opset: int) -> bool:
     added = onnx.defs.get_schema(node.op_type, opset, "").attributes.keys() - canonical.attributes.keys()
     for name in added & node.attributes.keys():
         default = onnx.defs.get_schema(node.op_type, opset, "").attributes[name].default_value
-        if ir.from_proto(default).value != node.attributes[name].value:
+        if ir.serde.deserialize_attribute(default).value != node.attributes[name].value:
             return False
         del node.attributes[name]
     return len(node.inputs) <= canonical.max_input

@@ -91,14 +91,15 @@ def compress(n: Primal, dy: Tensor) -> Cotangent:
 
 @rules.vjp("Unique", inputs=(0,))
 def unique(n: Primal, dy: Tensor, *_: Tensor | None) -> Cotangent:
-    """The cotangent goes to the first of the equal values, the one whose index the operator returns."""
-    x = n.required(0)
-    if n.attr("axis") is not None and x.rank > 1:
-        raise n.refuse("its slices along an axis are compared as wholes; without `axis` it has a derivative")
+    """The cotangent goes to the first of the equal values or slices, the one whose index the operator returns."""
+    op, x, axis = n.op, n.required(0), n.attr("axis")
 
     def cotangent() -> Tensor:
-        _, first = n.op.emit_many("Unique", x, outputs=2, sorted=n.attr("sorted", 1))
-        return put_at_flat_positions(x, first, dy)
+        attributes = {} if axis is None else {"axis": axis}
+        _, first = op.emit_many("Unique", x, outputs=2, sorted=n.attr("sorted", 1), **attributes)
+        if axis is None:
+            return put_at_flat_positions(x, first, dy)
+        return put_slices(op.zeros_like(x), first, dy, axis % x.rank)
 
     return cotangent
 

@@ -199,5 +199,19 @@ def test_unique_sends_the_cotangent_to_the_first_of_equal_values(is_sorted: int,
     np.testing.assert_array_equal(dx, expected)
 
 
+@pytest.mark.parametrize("axis", [0, -1])
+def test_unique_slices(axis: int) -> None:
+    """No second derivative by the evaluator, which sorts slices of equal first elements as it likes."""
+    check_rule("Unique", [sample(3, 4)], attributes={"axis": axis}, runtime_dtypes=(np.float32,))
+
+
+def test_unique_slices_send_the_cotangent_to_the_first_of_equal_ones() -> None:
+    forward = _model("g (float[4,2] x) => (float[k,2] y) { y = Unique<axis = 0>(x) }")
+    x = np.array([[2, 1], [0, 5], [2, 1], [0, 5]], np.float32)
+    seed = np.array([[1, 2], [3, 4]], np.float32)
+    (dx,) = run_runtime(joint_graph(forward, ["x"], BUILTIN_RULES), {"x": x, "y.grad_output": seed})
+    np.testing.assert_array_equal(dx, [[3, 4], [1, 2], [0, 0], [0, 0]])
+
+
 def _model(graph: str) -> onnx.ModelProto:
     return onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {graph}')
