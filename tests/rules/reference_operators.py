@@ -15,6 +15,27 @@ from onnx.reference.op_run import OpRun
 from .reference_sampling import GridSample
 
 
+class AffineGrid(OpRun):
+    """AffineGrid by PyTorch, in the precision of its input, where the evaluator's own rounds to float32."""
+
+    def _run(self, theta: np.ndarray, size: np.ndarray, align_corners: int | None = None) -> tuple[np.ndarray]:
+        grid = F.affine_grid(torch.tensor(theta), [int(each) for each in size], bool(align_corners))
+        return (grid.numpy(),)
+
+
+class AveragePool(OpRun):
+    """AveragePool of every form: what a window covers is averaged, padding counts only if asked for."""
+
+    def _run(self, x, count_include_pad=None, **attributes) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
+        taps, ends = _taps(x, **attributes)
+        sums = _windows(x, taps, 0).sum(-1)
+        counts = np.ones((), np.int64)
+        for axis, (positions, end) in enumerate(zip(taps, ends, strict=True)):
+            valid = positions < end if count_include_pad else (positions >= 0) & (positions < x.shape[axis + 2])
+            counts = np.multiply.outer(counts, valid.sum(1))
+        return ((sums / np.maximum(counts, 1)).astype(x.dtype),)
+
+
 class ConvTranspose(OpRun):
     """ConvTranspose by PyTorch, where the evaluator's own mixes the groups up and takes each element in turn."""
 
@@ -49,8 +70,9 @@ class ConvTranspose(OpRun):
         before, after = np.reshape(pads or [0] * (2 * rank), (2, rank))
         if output_shape is not None or auto_pad.startswith("SAME"):
             natural = np.array(whole.shape[2:]) + extra
-            wanted = output_shape if output_shape is not None else np.array(x.shape[2:]) * strides
+            wanted = np.array(output_shape if output_shape is not None else np.array(x.shape[2:]) * strides)
             total = np.maximum(natural - wanted, 0)
+            extra += np.maximum(wanted - natural, 0)
             before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
             after = total - before
         margins = [(0, 0), (0, 0), *((0, each) for each in extra)]
@@ -115,6 +137,14 @@ class LpNormalization(OpRun):
         return (np.divide(x, norm, out=np.zeros_like(x), where=norm != 0),)
 
 
+class LpPool(OpRun):
+    """LpPool of every form, where the evaluator's own takes each window in turn."""
+
+    def _run(self, x, p=None, count_include_pad=None, **attributes) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
+        windows = _windows(x, _taps(x, **attributes)[0], 0)
+        return (((np.abs(windows) ** p).sum(-1) ** (1 / p)).astype(x.dtype),)
+
+
 class LRN(OpRun):
     """LRN of any rank, each channel with its own neighbours; the evaluator's own takes four axes only."""
 
@@ -157,80 +187,58 @@ class MeanVarianceNormalization(OpRun):
         return (((x - x.mean(over, keepdims=True)) / (x.std(over, keepdims=True) + 1e-9)).astype(x.dtype),)
 
 
-class AveragePool(OpRun):
-    """AveragePool of every form: what a window covers is averaged, padding counts only if asked for."""
-
-    def _run(self, x, count_include_pad=None, **attributes) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
-        y = np.zeros((*x.shape[:2], *_pooled_sizes(x, **attributes)))
-        for position, taps, padded in _windows(x, **attributes):
-            counts = [np.sum(axis < end) if count_include_pad else None for axis, end in padded]
-            window = x[(slice(None), slice(None), *np.ix_(*taps))]
-            covered = [len(axis) for axis in taps]
-            count = np.prod([c if n is None else n for c, n in zip(covered, counts, strict=True)])
-            y[(slice(None), slice(None), *position)] = window.sum(tuple(range(2, x.ndim))) / max(count, 1)
-        return (y.astype(x.dtype),)
-
-
 class MaxPool(OpRun):
     """MaxPool with indices into the whole tensor; the evaluator's own count from the start of each channel."""
 
     def _run(self, x, storage_order=None, **attributes) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
-        sizes = (*x.shape[:2], *_pooled_sizes(x, **attributes))
-        y, indices = np.zeros(sizes, x.dtype), np.zeros(sizes, np.int64)
+        taps, _ = _taps(x, **attributes)
+        windows = _windows(x, taps, -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
         spatial = x.shape[2:]
         order = "F" if storage_order else "C"
-        for position, taps, _ in _windows(x, **attributes):
-            window = x[(slice(None), slice(None), *np.ix_(*taps))].reshape(*x.shape[:2], -1)
-            first = window.argmax(-1)
-            where = np.stack([axis.reshape(-1) for axis in np.meshgrid(*taps, indexing="ij")])
-            flat = np.ravel_multi_index(tuple(where), spatial, order=order)
-            planes = np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2]) * int(np.prod(spatial))
-            y[(slice(None), slice(None), *position)] = window.max(-1)
-            indices[(slice(None), slice(None), *position)] = flat[first] + planes
-        return (y, indices)
+        flat = np.arange(int(np.prod(spatial))).reshape(spatial, order=order)
+        sources = np.broadcast_to(_windows(flat[None, None], taps, 0), windows.shape)
+        first = windows.argmax(-1)[..., None]
+        planes = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *[1] * len(spatial)) * int(np.prod(spatial))
+        return (windows.max(-1), np.take_along_axis(sources, first, -1)[..., 0] + planes)
 
 
-def _pooled_sizes(x, kernel_shape=None, strides=None, pads=None, dilations=None, ceil_mode=None, auto_pad=None):  # type: ignore[no-untyped-def]
+def _taps(x, kernel_shape=None, strides=None, pads=None, dilations=None, ceil_mode=None, auto_pad=None):  # type: ignore[no-untyped-def]
+    """For each spatial axis the positions that each window reads, [windows, kernel], and where the padding ends."""
     rank = x.ndim - 2
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    pads = pads or [0] * 2 * rank
-    sizes = []
+    strides, dilations, pads = strides or [1] * rank, dilations or [1] * rank, pads or [0] * 2 * rank
+    taps, ends = [], []
     for axis, size in enumerate(x.shape[2:]):
         extent = (kernel_shape[axis] - 1) * dilations[axis] + 1
+        before, after = pads[axis], pads[axis + rank]
         if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-            sizes.append(-(-size // strides[axis]))
-            continue
-        room = size + pads[axis] + pads[axis + rank] - extent
-        count = (-(-room // strides[axis]) if ceil_mode else room // strides[axis]) + 1
-        # A window that would start in the padding behind the input is left out.
-        if ceil_mode and (count - 1) * strides[axis] >= size + pads[axis]:
-            count -= 1
-        sizes.append(count)
-    return sizes
+            count = -(-size // strides[axis])
+            total = max((count - 1) * strides[axis] + extent - size, 0)
+            before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            after = total - before
+        else:
+            room = size + before + after - extent
+            count = (-(-room // strides[axis]) if ceil_mode else room // strides[axis]) + 1
+            # A window that would start in the padding behind the input is left out.
+            if ceil_mode and (count - 1) * strides[axis] >= size + before:
+                count -= 1
+        starts = np.arange(count) * strides[axis] - before
+        taps.append(starts[:, None] + dilations[axis] * np.arange(kernel_shape[axis]))
+        ends.append(size + after)
+    return taps, ends
 
 
-def _windows(x, kernel_shape=None, strides=None, pads=None, dilations=None, ceil_mode=None, auto_pad=None):  # type: ignore[no-untyped-def]
-    """Each window's position, the input indices it covers along each axis, and its taps with the end of the padding."""
-    rank = x.ndim - 2
-    sizes = _pooled_sizes(x, kernel_shape, strides, pads, dilations, ceil_mode, auto_pad)
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    before, after = (pads or [0] * 2 * rank)[:rank], (pads or [0] * 2 * rank)[rank:]
-    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        for axis, size in enumerate(x.shape[2:]):
-            extent = (kernel_shape[axis] - 1) * dilations[axis] + 1
-            total = max((sizes[axis] - 1) * strides[axis] + extent - size, 0)
-            before[axis] = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
-            after[axis] = total - before[axis]
-    for position in np.ndindex(*sizes):
-        taps, padded = [], []
-        for axis, (index, size) in enumerate(zip(position, x.shape[2:], strict=True)):
-            all_taps = index * strides[axis] + dilations[axis] * np.arange(kernel_shape[axis]) - before[axis]
-            taps.append(all_taps[(all_taps >= 0) & (all_taps < size)])
-            padded.append((all_taps, size + after[axis]))
-        yield position, taps, padded
+def _windows(x: np.ndarray, taps: list[np.ndarray], fill: float) -> np.ndarray:
+    """The elements that each window reads, flat in a last axis; *fill* outside of *x*."""
+    spatial = x.shape[2:]
+    padded = np.pad(x, [(0, 0), (0, 0), *[(0, 1)] * len(spatial)], constant_values=fill)
+    for axis, (positions, size) in enumerate(zip(taps, spatial, strict=True)):
+        inside = np.where((positions >= 0) & (positions < size), positions, size)
+        padded = np.moveaxis(padded.take(inside, axis + 2), axis + 3, -1)
+    return padded.reshape(*padded.shape[: x.ndim], -1)
 
 
 OPERATORS = [
+    AffineGrid,
     AveragePool,
     ConvTranspose,
     Erf,
@@ -241,6 +249,7 @@ OPERATORS = [
     GridSample,
     GroupNormalization,
     LpNormalization,
+    LpPool,
     LRN,
     MaxPool,
     MaxUnpool,
