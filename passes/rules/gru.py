@@ -40,7 +40,8 @@ def _forward(d: Direction, *, linear: bool) -> Run:
         (hidden,) = states
         x_gates, x_new = _gates_and_new(slices[0], axis=-1)
         if linear:
-            product = body.Gemm(hidden, body.tensor(d.r.value), r_bias and body.tensor(r_bias.value), transB=1)
+            b = None if r_bias is None else body.tensor(r_bias.value)
+            product = body.Gemm(hidden, body.tensor(d.r.value), b, transB=1)
             h_gates, q = _gates_and_new(product, axis=-1)
             az, ar = cut(x_gates + h_gates, 2)
             an = x_new + gate(ar) * q

@@ -66,17 +66,10 @@ class Layer:
             runs = [forward(direction) for direction in directions]
             self._take_over(directions, runs)
         dy, *dfinals = self._dys
-        dys = None if dy is None else self._split_steps(dy)
-        each_final = [None if dfinal is None else self._split(dfinal, self._state_axis) for dfinal in dfinals]
+        dys = self._split_any(None if dy is None else self._time_first(dy), 1)
+        last = [self._split_any(dfinal, self._state_axis) for dfinal in dfinals]
         return [
-            (
-                replace(
-                    direction,
-                    dy=None if dys is None else dys[d],
-                    dfinals=tuple(None if final is None else final[d] for final in each_final),
-                ),
-                runs[d],
-            )
+            (replace(direction, dy=dys[d], dfinals=tuple(each[d] for each in last)), runs[d])
             for d, direction in enumerate(directions)
         ]
 
@@ -90,7 +83,7 @@ class Layer:
     def _join(self, index: int, shares: Sequence[Callable[[], Tensor]]) -> Tensor:
         tensors = [share() for share in shares]
         if index == X:
-            return self._time_first(tensors[0] if len(tensors) == 1 else tensors[0] + tensors[1])
+            return self._as_laid_out(tensors[0] if len(tensors) == 1 else tensors[0] + tensors[1])
         return self._stack(tensors, self._state_axis if index in self._states else 0)
 
     @contextmanager
@@ -115,7 +108,7 @@ class Layer:
                 continue
             if index == 0:
                 steps = [d.where_valid(run.states[0], 0) for d, run in zip(directions, runs, strict=True)]
-                new = self._stack_steps(steps)
+                new = self._as_laid_out(self._stack(steps, 1))
             else:
                 new = self._stack([run.finals[index - 1] for run in runs], self._state_axis)
             old.replace_all_uses_with(new.value, replace_graph_outputs=True)
@@ -124,26 +117,23 @@ class Layer:
     def _directions(self) -> list[Direction]:
         n = self.n
         x = self._time_first(n.required(X))
-        w, r = self._split(n.required(W), 0), self._split(n.required(R), 0)
-        biases, peepholes = n.input(B), n.input(P)
-        b = None if biases is None else [cut(each, 2) for each in self._split(biases, 0)]
-        p = None if peepholes is None else self._split(peepholes, 0)
-        initial = [self._initial(index, x) for index in self._states]
         valid = self._valid(x)
         if valid is not None:
             # What stands behind the end of a sequence may be anything, NaN too.
             x = self.op.Where(valid, x, self.op.constant(0, x.dtype))
-        height = self._gates * self._hidden
+        w, r = self._split(n.required(W), 0), self._split(n.required(R), 0)
         for weight, width in [*((each, x.shape[2]) for each in w), *((each, self._hidden) for each in r)]:
-            weight.value.shape = ir.Shape([height, width])
+            weight.value.shape = ir.Shape([self._gates * self._hidden, width])
+        b, p = self._split_any(n.input(B), 0), self._split_any(n.input(P), 0)
+        initial = [self._initial(index, x) for index in self._states]
         return [
             Direction(
                 reverse,
                 x,
                 w[d],
                 r[d],
-                None if b is None else (b[d][0], b[d][1]),
-                None if p is None else p[d],
+                None if (bias := b[d]) is None else cut(bias, 2),
+                p[d],
                 tuple(state[d] for state in initial),
                 valid,
                 self._activations[d],
@@ -151,12 +141,12 @@ class Layer:
             for d, reverse in enumerate(self._reverses)
         ]
 
-    def _initial(self, index: int, x: Tensor) -> list[Tensor]:
+    def _initial(self, index: int, x: Tensor) -> Sequence[Tensor]:
         """An initial state of each direction, zeros if it is omitted."""
         given = self.n.input(index)
         if given is None:
             sizes = join_sizes(self.op, [size_of(x, 1), self._hidden])
-            states = [self.op.Expand(self.op.constant(0, x.dtype), sizes)] * len(self._reverses)
+            states: Sequence[Tensor] = [self.op.Expand(self.op.constant(0, x.dtype), sizes)] * len(self._reverses)
         else:
             states = self._split(given, self._state_axis)
         for state in states:
@@ -179,24 +169,24 @@ class Layer:
         return int(self._batch_first)
 
     def _time_first(self, x: Tensor) -> Tensor:
-        """(steps, batch, …) of what is laid out as X is, and back."""
-        return x.transpose([1, 0, 2]) if self._batch_first else x
+        """(steps, …, batch, size) of what is laid out as X or Y is."""
+        return x.transpose([*range(1, x.rank - 1), 0, x.rank - 1]) if self._batch_first else x
 
-    def _split(self, x: Tensor, axis: int) -> list[Tensor]:
+    def _as_laid_out(self, x: Tensor) -> Tensor:
+        """The inverse of `_time_first`."""
+        return x.transpose([x.rank - 2, *range(x.rank - 2), x.rank - 1]) if self._batch_first else x
+
+    def _split(self, x: Tensor, axis: int) -> Sequence[Tensor]:
         """The share of each direction."""
         if len(self._reverses) == 1:
             return [x.squeeze([axis])]
         return [each.squeeze([axis]) for each in self.op.emit_many("Split", x, outputs=2, axis=axis, num_outputs=2)]
 
+    def _split_any(self, x: Tensor | None, axis: int) -> Sequence[Tensor | None]:
+        """The same of what may be missing."""
+        return [None] * len(self._reverses) if x is None else self._split(x, axis)
+
     def _stack(self, shares: Sequence[Tensor], axis: int) -> Tensor:
         """The inverse of `_split`."""
         expanded = [share.unsqueeze([axis]) for share in shares]
         return expanded[0] if len(expanded) == 1 else self.op.Concat(*expanded, axis=axis)
-
-    def _split_steps(self, y: Tensor) -> list[Tensor]:
-        """The share of each direction of what is laid out as Y is, (steps, batch, hidden)."""
-        return [self._time_first(share) for share in self._split(y, 2 if self._batch_first else 1)]
-
-    def _stack_steps(self, shares: Sequence[Tensor]) -> Tensor:
-        """The inverse of `_split_steps`."""
-        return self._stack([self._time_first(share) for share in shares], 2 if self._batch_first else 1)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -68,7 +69,7 @@ class Direction:
     x: Tensor
     w: Tensor
     r: Tensor
-    biases: tuple[Tensor, Tensor] | None
+    biases: tuple[Tensor, ...] | None
     peepholes: Tensor | None
     initial: tuple[Tensor, ...]
     valid: Tensor | None
@@ -136,9 +137,9 @@ class Direction:
     def before(self, initial: Tensor, states: Tensor) -> Tensor:
         """The states before each step, of the *states* after each."""
         op, first = self.op, initial.unsqueeze([0])
+        joined = op.Concat(states, first, axis=0) if self.reverse else op.Concat(first, states, axis=0)
         start, end = (1, TO_THE_END) if self.reverse else (0, -1)
-        others = op.Slice(states, op.ints([start]), op.ints([end]), op.ints([0]))
-        shifted = op.Concat(others, first, axis=0) if self.reverse else op.Concat(first, others, axis=0)
+        shifted = op.Slice(joined, op.ints([start]), op.ints([end]), op.ints([0]))
         shifted.value.shape = states.value.shape
         return shifted
 
@@ -151,7 +152,7 @@ def scan(initial: Sequence[Tensor], sequences: Sequence[Tensor], step: Step, *, 
     slices = [body.argument("slice", each.dtype, each.shape[1:]) for each in sequences]
     after, kept = step(body, states, slices)
     body.returns(*after, *kept)
-    directions: dict[str, object] = {}
+    directions: dict[str, Any] = {}
     if reverse:
         directions["scan_input_directions"] = [1] * len(sequences)
         directions["scan_output_directions"] = [1] * len(kept)
