@@ -13,7 +13,7 @@ from functools import partial
 import onnx_ir as ir
 
 from ..registry import Cotangent, Primal
-from ..tape import Tensor
+from ..tape import Dim, Tensor
 from .recurrent_activations import read_activations
 from .recurrent_scans import Direction, Run, cut
 from .sizes import count_up_to, join_sizes, size_of
@@ -121,9 +121,7 @@ class Layer:
         if valid is not None:
             # What stands behind the end of a sequence may be anything, NaN too.
             x = self.op.Where(valid, x, self.op.constant(0, x.dtype))
-        w, r = self._split(n.required(W), 0), self._split(n.required(R), 0)
-        for weight, width in [*((each, x.shape[2]) for each in w), *((each, self._hidden) for each in r)]:
-            weight.value.shape = ir.Shape([self._gates * self._hidden, width])
+        w, r = self._weights(W, x.shape[2]), self._weights(R, self._hidden)
         b, p = self._split_any(n.input(B), 0), self._split_any(n.input(P), 0)
         initial = [self._initial(index, x) for index in self._states]
         return [
@@ -140,6 +138,22 @@ class Layer:
             )
             for d, reverse in enumerate(self._reverses)
         ]
+
+    def _weights(self, index: int, width: Dim) -> Sequence[Tensor]:
+        """W or R of each direction, (gates · hidden, *width*)."""
+        weight, height = self.n.required(index), self._gates * self._hidden
+        expected = (len(self._reverses), height, width)
+        if any(
+            a != b for a, b in zip(weight.shape, expected, strict=True) if isinstance(a, int) and isinstance(b, int)
+        ):
+            raise self.n.refuse(
+                f"the shape of {weight.value.name!r} is {weight.shape}, where its hidden_size of {self._hidden} "
+                f"and its direction ask for {expected}"
+            )
+        shares = self._split(weight, 0)
+        for share in shares:
+            share.value.shape = ir.Shape([height, width])
+        return shares
 
     def _initial(self, index: int, x: Tensor) -> Sequence[Tensor]:
         """An initial state of each direction, zeros if it is omitted."""

@@ -266,6 +266,7 @@ def test_one_scan_forward_and_one_back() -> None:
         ({"direction": "sideways"}, "direction 'sideways'"),
         ({"activations": ["Swish"]}, "'Swish'"),
         ({"activations": ["Affine"]}, "Affine has no default alpha; give it in the attribute `activation_alpha`"),
+        ({"hidden_size": 4}, r"the shape of 'x1' is \(1, 3, 2\), where its hidden_size of 4"),
         ({"activations": ["Tanh"], "direction": "bidirectional"}, "`activations` must name 2 functions"),
     ],
 )
