@@ -77,13 +77,14 @@ def crop(x: Tensor, bounds: Mapping[int, tuple[Size, Size]]) -> Tensor:
 
 
 def zero_pad(x: Tensor, margins: Mapping[int, tuple[Size, Size]]) -> Tensor:
-    """Surround *x* by zeros: so many before and after it along each axis (none negative)."""
-    op = x.op
-    grown = {axis: margin for axis, margin in margins.items() if margin != (0, 0)}
-    if not grown:
+    """Surround *x* by zeros: so many before and after it along each axis (none negative).
+
+    The pads are written for every axis: ONNX Runtime 1.31 moves transposes across a Pad as if it had no `axes`.
+    """
+    if all(margin == (0, 0) for margin in margins.values()):
         return x
-    before, after = zip(*grown.values(), strict=True)
-    return op.Pad(x, join_sizes(op, [*before, *after]), None, op.ints(list(grown)))
+    before, after = zip(*(margins.get(axis, (0, 0)) for axis in range(x.rank)), strict=True)
+    return x.op.Pad(x, join_sizes(x.op, [*before, *after]))
 
 
 def elements(vector: Tensor, count: int) -> list[Size]:

@@ -114,6 +114,21 @@ def test_split_into_equal_parts(size: int, count: int) -> None:
     )
 
 
+def test_slice_between_transposes() -> None:
+    """The runtime moves the transposes across the Pad in the backward part."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[2, 3, 4] x) => (float[2, 3, 2] y) '
+        "<int64[1] one = {1}, int64[1] three = {3}> { turned = Transpose<perm = [1, 2, 0]>(x)  e = Exp(turned) "
+        "cut = Slice(e, one, three, one)  y = Transpose<perm = [2, 0, 1]>(cut) }"
+    )
+    x = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 4)
+    feeds = {"x": x, "y.grad_output": np.ones((2, 3, 2), np.float32)}
+    (dx,) = run_runtime(joint_graph(model, ["x"], BUILTIN_RULES), feeds)
+    expected = np.zeros_like(x)
+    expected[:, :, 1:3] = np.exp(x[:, :, 1:3])
+    np.testing.assert_allclose(dx, expected, 1e-6)
+
+
 def test_split_with_an_unused_piece() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["": 20]> g (float[rows, 5] x) => (float[rows, 2] y) '
