@@ -50,16 +50,29 @@ class Interpolation:
         self._sizes = [size_of(x, axis) for axis in range(2, x.rank)]
         self._taps = [_Taps(each, size, mode, place) for each, size in zip(coordinates, self._sizes, strict=True)]
 
+    @cached_property
+    def positions(self) -> Tensor:
+        """Which element of a flattened channel each tap is: (batch, taps, positions)."""
+        flat = self._taps[0].positions
+        for taps, size in zip(self._taps[1:], self._sizes[1:], strict=True):
+            flat = merge_axes((flat * size).unsqueeze([2]) + taps.positions.unsqueeze([1]), 1, 3)
+        return flat
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The weight of each tap: (batch, taps, positions)."""
+        return _outer([taps.weights for taps in self._taps])
+
     def read(self) -> Tensor:
         """y: (batch, channels, positions)."""
-        weights = [weight.cast(self._x.dtype) for weight in self._weights]
+        weights = [weight.cast(self._x.dtype) for weight in _split(self.weights)]
         first, *rest = [elements * weight for elements, weight in zip(self._elements, weights, strict=True)]
         return sum(rest, start=first)
 
     def spread(self, dy: Tensor) -> Tensor:
         """The cotangent of x: that of y added, weighted, to the elements that were read."""
         total = self._x.op.zeros_like(self._flat_x)
-        for indices, weight in zip(self._indices, self._weights, strict=True):
+        for indices, weight in zip(self._indices, _split(self.weights), strict=True):
             total = add_elements(total, indices, dy * weight.cast(dy.dtype), 2)
         return total.reshape_like(self._x)
 
@@ -78,18 +91,10 @@ class Interpolation:
 
     @cached_property
     def _indices(self) -> Sequence[Tensor]:
-        """Which element of a flat plane each tap is, for every channel: (batch, channels, positions)."""
-        op, x = self._x.op, self._x
-        flat = self._taps[0].positions
-        for taps, size in zip(self._taps[1:], self._sizes[1:], strict=True):
-            flat = merge_axes((flat * size).unsqueeze([2]) + taps.positions.unsqueeze([1]), 1, 3)
-        shape = join_sizes(op, [size_of(flat, 0), size_of(x, 1), size_of(flat, 2)])
+        """The position of each tap for every channel: (batch, channels, positions)."""
+        op, flat = self._x.op, self.positions
+        shape = join_sizes(op, [size_of(flat, 0), size_of(self._x, 1), size_of(flat, 2)])
         return [op.Expand(each, shape) for each in _split(flat)]
-
-    @cached_property
-    def _weights(self) -> Sequence[Tensor]:
-        """The weight of each tap: (batch, 1, positions)."""
-        return _split(_outer([taps.weights for taps in self._taps]))
 
     @cached_property
     def _elements(self) -> Sequence[Tensor]:

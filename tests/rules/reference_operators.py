@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from .reference_sampling import GridSample
+from .reference_sampling import GridSample, MaxRoiPool
 
 
 class AffineGrid(OpRun):
@@ -252,6 +252,7 @@ OPERATORS = [
     LpPool,
     LRN,
     MaxPool,
+    MaxRoiPool,
     MaxUnpool,
     Mean,
     MeanVarianceNormalization,

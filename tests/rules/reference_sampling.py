@@ -22,6 +22,29 @@ class GridSample(OpRun):
         return (y.swapaxes(1, 2).reshape(*x.shape[:2], *grid.shape[1:-1]),)
 
 
+class MaxRoiPool(OpRun):
+    """MaxRoiPool, which the evaluator lacks."""
+
+    def _run(self, x, rois, pooled_shape=None, spatial_scale=None) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
+        y = np.zeros((len(rois), x.shape[1], *pooled_shape), x.dtype)
+        for region, (image, *corners) in enumerate(rois):
+            scaled = np.array(corners) * spatial_scale
+            left, top, right, bottom = np.sign(scaled) * np.floor(np.abs(scaled) + 0.5)
+            rows = _bins(top, bottom, pooled_shape[0], x.shape[2])
+            columns = _bins(left, right, pooled_shape[1], x.shape[3])
+            for row, column in np.ndindex(*pooled_shape):
+                window = x[int(image), :, rows[row], columns[column]]
+                y[region, :, row, column] = window.max((1, 2)) if window.size else 0
+        return (y,)
+
+
+def _bins(start: float, end: float, count: int, size: int) -> list[slice]:
+    """The elements of each bin along an axis of *size*."""
+    length = max(end - start + 1, 1) / count
+    edges = [(np.floor(index * length), np.ceil((index + 1) * length)) for index in range(count)]
+    return [slice(*(int(min(max(start + edge, 0), size)) for edge in pair)) for pair in edges]
+
+
 def _weights(normalized: np.ndarray, size: int, mode: str, padding: str, aligned: bool) -> np.ndarray:
     """The weight of each element along an axis of *size*: (…, size)."""
     at = (normalized + 1) / 2 * (size - 1) if aligned else ((normalized + 1) * size - 1) / 2
