@@ -41,6 +41,21 @@ def infer_unique(context: ShapeInferenceContext, node: ir.Node) -> None:
         context.set_shape_and_dtype(output, ir.Shape([size]), ir.DataType.INT64)
 
 
+_infer_fused_mat_mul = registry.get("com.microsoft", "FusedMatMul", version=1)
+assert _infer_fused_mat_mul is not None
+
+
+@registry.register("com.microsoft", "FusedMatMul", since_version=1)
+def infer_fused_mat_mul(context: ShapeInferenceContext, node: ir.Node) -> None:
+    """Left open where rows are the first axis, before the batch axes, which the library does not know of."""
+    assert _infer_fused_mat_mul is not None
+    if any(node.attributes.get_int(name, 0) for name in ("transBatchA", "transBatchB")):
+        first = node.inputs[0]
+        context.set_shape_and_dtype(node.outputs[0], None, None if first is None else first.dtype)
+    else:
+        _infer_fused_mat_mul(context, node)
+
+
 def _constant(value: ir.Value | None) -> int | None:
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else int(tensor.numpy().item())

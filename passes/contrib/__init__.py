@@ -1,0 +1,13 @@
+"""ONNX Runtime's own operators by what they are in standard ones, one file per family."""
+
+from __future__ import annotations
+
+from . import activations, matrix, normalization
+from .expansion import Expansion
+
+EXPANSIONS: dict[tuple[str, str], Expansion] = {
+    **activations.EXPANSIONS,
+    **matrix.EXPANSIONS,
+    **normalization.EXPANSIONS,
+}
+"""By domain and operator, what emits the standard nodes that take the place of one."""
