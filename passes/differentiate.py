@@ -11,6 +11,7 @@ from .activity import Activity, find_activity, is_float, where_the_path_breaks
 from .blockers import refuse_blockers
 from .broadcasting import unbroadcast
 from .errors import UnsupportedError
+from .guards import needs_guard, zero_where_not_picked
 from .registry import Cotangent, Primal, Registry, Rule
 from .sequences import add, is_sequence
 from .subgraphs import captured_values
@@ -121,6 +122,7 @@ class _ReverseWalk:
             for index, value in enumerate(reads)
         ]
         n = Primal(node, self.tape, wanted, self.rules)
+        guarded = needs_guard(node, self.rules)
         for index, cotangent in enumerate(_as_sequence(rule.function(n, *cotangents))):
             if index >= len(wanted) or not wanted[index] or cotangent is None:
                 continue
@@ -129,6 +131,8 @@ class _ReverseWalk:
             primal = self.tape.tensor(value)
             contribution = cotangent()
             if contribution is not None:
+                if guarded and cotangents[0] is not None:
+                    contribution = zero_where_not_picked(contribution, cotangents[0])
                 self.contribute(primal.value, project(contribution, primal, broadcasts=rule.broadcasts))
 
     def contribute(self, value: ir.Value, cotangent: Tensor) -> None:

@@ -98,11 +98,16 @@ class Rule:
             Cotangent an input (a single one for a one-input operator), and one a captured value after them.
         inputs: the indices of the inputs that can have a cotangent; None for every float input.
         broadcasts: the engine sums the cotangents back over broadcast axes.
+        singular: it is elementwise, and its derivative is infinite or NaN somewhere. Where the cotangent is zero
+            because a Where did not pick the element, the engine keeps it zero there.
+        limits: forms of the operator that the rule refuses, empty if there are none.
     """
 
     function: RuleFunction
     inputs: tuple[int, ...] | None
     broadcasts: bool
+    singular: bool = False
+    limits: str = ""
 
     @property
     def summary(self) -> str:
@@ -148,11 +153,13 @@ class Registry:
         domain: str = "",
         inputs: Sequence[int] | None = None,
         broadcasts: bool = False,
+        singular: bool = False,
+        limits: str = "",
     ) -> Callable[[RuleFunction], RuleFunction]:
         """Register the decorated function as the VJP rule of *op_types* (see `Rule`)."""
 
         def register(function: RuleFunction) -> RuleFunction:
-            rule = Rule(function, None if inputs is None else tuple(inputs), broadcasts)
+            rule = Rule(function, None if inputs is None else tuple(inputs), broadcasts, singular, limits)
             for op_type in op_types:
                 self._entries[domain, op_type] = rule
             return function

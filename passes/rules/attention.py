@@ -20,7 +20,7 @@ RAW, CAPPED, BIASED, PROBABILITIES = range(4)
 """What the output qk_matmul_output is, by `qk_matmul_output_mode`."""
 
 
-@rules.vjp("Attention", inputs=(0, 1, 2, 3, 4, 5))
+@rules.vjp("Attention", inputs=(0, 1, 2, 3, 4, 5), limits="4-D inputs with unknown numbers of heads")
 def attention(
     n: Primal,
     dy: Tensor | None,

@@ -24,7 +24,7 @@ rules = Registry()
 BRANCHES = ("then_branch", "else_branch")
 
 
-@rules.vjp("If")
+@rules.vjp("If", limits="in a loop, random values of unknown size")
 def conditional(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     """The cotangents of what the taken branch captures; the condition has none."""
     wanted = [tensor.value for tensor, active in zip(n.captured, n.active[1:], strict=True) if active]

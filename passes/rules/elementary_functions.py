@@ -16,14 +16,14 @@ def abs_(n: Primal, dy: Tensor) -> Cotangent:
     return lambda: dy * n.op.Sign(n.required(0))
 
 
-@rules.vjp("Reciprocal")
+@rules.vjp("Reciprocal", singular=True)
 def reciprocal(n: Primal, dy: Tensor) -> Cotangent:
     """d(1 / x) = -y² dx."""
     y = n.outputs[0]
     return lambda: -(dy * y * y)
 
 
-@rules.vjp("Sqrt")
+@rules.vjp("Sqrt", singular=True)
 def sqrt(n: Primal, dy: Tensor) -> Cotangent:
     """d√x = dx / (2 y), infinite at 0."""
     return lambda: dy * 0.5 / n.outputs[0]
@@ -35,13 +35,13 @@ def exp(n: Primal, dy: Tensor) -> Cotangent:
     return lambda: dy * n.outputs[0]
 
 
-@rules.vjp("Log")
+@rules.vjp("Log", singular=True)
 def log(n: Primal, dy: Tensor) -> Cotangent:
     """d(ln x) = dx / x."""
     return lambda: dy / n.required(0)
 
 
-@rules.vjp("Pow", broadcasts=True)
+@rules.vjp("Pow", broadcasts=True, singular=True)
 def pow_(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     """d(xᵖ) = p xᵖ⁻¹ dx + y ln(x) dp.
 
@@ -97,20 +97,20 @@ def cos(n: Primal, dy: Tensor) -> Cotangent:
     return lambda: -(dy * n.op.Sin(n.required(0)))
 
 
-@rules.vjp("Tan")
+@rules.vjp("Tan", singular=True)
 def tan(n: Primal, dy: Tensor) -> Cotangent:
     """d(tan x) = (1 + y²) dx."""
     y = n.outputs[0]
     return lambda: dy * (y * y + 1)
 
 
-@rules.vjp("Asin")
+@rules.vjp("Asin", singular=True)
 def asin(n: Primal, dy: Tensor) -> Cotangent:
     """d(asin x) = dx / √(1 - x²), infinite at ±1."""
     return lambda: dy / n.op.Sqrt(_one_minus_square(n.required(0)))
 
 
-@rules.vjp("Acos")
+@rules.vjp("Acos", singular=True)
 def acos(n: Primal, dy: Tensor) -> Cotangent:
     """d(acos x) = -dx / √(1 - x²), infinite at ±1."""
     return lambda: -(dy / n.op.Sqrt(_one_minus_square(n.required(0))))
@@ -142,14 +142,14 @@ def asinh(n: Primal, dy: Tensor) -> Cotangent:
     return lambda: dy / n.op.Sqrt(x * x + 1)
 
 
-@rules.vjp("Acosh")
+@rules.vjp("Acosh", singular=True)
 def acosh(n: Primal, dy: Tensor) -> Cotangent:
     """d(acosh x) = dx / √(x² - 1), infinite at 1."""
     x = n.required(0)
     return lambda: dy / n.op.Sqrt((x - 1) * (x + 1))
 
 
-@rules.vjp("Atanh")
+@rules.vjp("Atanh", singular=True)
 def atanh(n: Primal, dy: Tensor) -> Cotangent:
     """d(atanh x) = dx / (1 - x²), infinite at ±1."""
     return lambda: dy / _one_minus_square(n.required(0))

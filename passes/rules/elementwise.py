@@ -47,7 +47,7 @@ def mul(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     return lambda: dy * b, lambda: dy * a
 
 
-@rules.vjp("Div", broadcasts=True)
+@rules.vjp("Div", broadcasts=True, singular=True)
 def div(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     """d(a / b) = da / b - (y / b) db."""
     b, y = n.required(1), n.outputs[0]

@@ -26,7 +26,7 @@ rules.zero(
 )
 
 
-@rules.vjp("DFT", inputs=(0,))
+@rules.vjp("DFT", inputs=(0,), limits="an axis that is computed in the graph")
 def dft(n: Primal, dy: Tensor) -> Cotangent:
     """dx = N IDFT(dy), the inverse's DFT(dy) / N: cropped or padded to x, and its real part if x is real.
 

@@ -59,7 +59,7 @@ def gather_elements(n: Primal, dy: Tensor) -> Cotangent:
     return lambda: add_elements(n.op.zeros_like(x), n.required(1), dy, n.axis(0))
 
 
-@rules.vjp("GatherND", inputs=(0,))
+@rules.vjp("GatherND", inputs=(0,), limits="indices of unknown last size")
 def gather_nd(n: Primal, dy: Tensor) -> Cotangent:
     """The cotangents of all reads of a slice are added up."""
     x, indices, batch_axes = n.required(0), n.required(1), n.attr("batch_dims", 0)

@@ -26,7 +26,7 @@ from .residuals import read_from, replace_reads
 rules = Registry()
 
 
-@rules.vjp("Loop", "Scan")
+@rules.vjp("Loop", "Scan", limits="states that change their size")
 def loop(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     """The cotangents run back through the iterations; those of captured values are summed on the way."""
     iteration = Iteration.of(n.node)

@@ -14,7 +14,7 @@ from .slicing import TO_THE_END, crop, elements, zero_pad
 rules = Registry()
 
 
-@rules.vjp("Pad", inputs=(0, 2))
+@rules.vjp("Pad", inputs=(0, 2), limits="axes that are computed in the graph")
 def pad(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     """The cotangent of the data is cropped; in the other modes the border's is added where it was copied from.
 

@@ -23,7 +23,7 @@ _REPEATS = {
 _OWN_ATTRIBUTES = ("axes", "extrapolation_value", "keep_aspect_ratio_policy")
 
 
-@rules.vjp("Resize", inputs=(0,))
+@rules.vjp("Resize", inputs=(0,), limits="`keep_aspect_ratio_policy` other than `stretch`")
 def resize(n: Primal, dy: Tensor) -> Cotangent:
     """Along each axis the operator is a matrix, and the cotangent is multiplied by its transpose.
 

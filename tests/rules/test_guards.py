@@ -1,0 +1,82 @@
+"""Where the derivative is finite, so is the gradient: elements that were not picked, zeros of norms, masked rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxgrad
+
+X = np.array([2.0, 0.0, -1.0, 0.5], np.float32)
+
+
+def gradient(body: str, x: np.ndarray, initializers: str = "") -> np.ndarray:
+    sizes = ",".join(str(size) for size in x.shape)
+    graph = f"g (float[{sizes}] x) => (float[{sizes}] y) <{initializers}> {{ {body} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> {graph}')
+    session = onnxgrad.compile(model, wrt="inputs").session()
+    return session.grad({"x": x}, {"y": np.ones_like(x)})["x"]
+
+
+@pytest.mark.parametrize(
+    ("singular", "derivative"),
+    [
+        ("v = Log (x)", lambda x: 1 / x),
+        ("v = Sqrt (x)", lambda x: 0.5 / np.sqrt(x)),
+        ("v = Reciprocal (x)", lambda x: -1 / x**2),
+        ("v = Div (one, x)", lambda x: -1 / x**2),
+        ("v = Pow (x, half)", lambda x: 0.5 / np.sqrt(x)),
+        ("l = Log (x) k = Neg (l) v = Exp (k)", lambda x: -1 / x**2),
+    ],
+)
+def test_elements_that_were_not_picked(singular: str, derivative: object) -> None:
+    found = gradient(
+        f"c = Greater (x, zero) {singular} y = Where (c, v, x)",
+        X,
+        "float one = {1}, float zero = {0}, float half = {0.5}",
+    )
+    assert callable(derivative)
+    with np.errstate(all="ignore"):
+        expected = np.where(X > 0, derivative(X), 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("y = Log (x)", ["Log", "Div"]),
+        ("s = Div (x, two) y = Where (c, s, two)", ["Div", "Where", "Where", "Div"]),
+    ],
+)
+def test_the_guard_costs_nothing_where_nothing_can_happen(body: str, expected: list[str]) -> None:
+    graph = f"g (float[3] x, bool[3] c) => (float[3] y) <float two = {{2}}> {{ {body} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> {graph}')
+    program = onnxgrad.compile(model, wrt="x")
+    assert [node.op_type for node in program.model.graph] == expected
+
+
+@pytest.mark.parametrize("norm", ["ReduceL2", "ReduceL1", "ReduceSumSquare"])
+def test_norms_at_zero(norm: str) -> None:
+    found = gradient(f"n = {norm} (x, axis) y = Mul (x, n)", np.zeros((2, 3), np.float32), "int64[1] axis = {1}")
+    np.testing.assert_array_equal(found, 0)
+
+
+def test_power_at_zero() -> None:
+    found = gradient("y = Pow (x, two)", np.zeros(3, np.float32), "float two = {2}")
+    np.testing.assert_array_equal(found, 0)
+
+
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+def test_masked_elements(operator: str) -> None:
+    """The mask is added, as -inf for what is hidden."""
+    x = np.array([[1.0, 2.0, 3.0], [0.5, 0.1, 0.2]], np.float32)
+    found = gradient(
+        f"s = Where (hidden, low, x) p = {operator} (s) q = Where (hidden, x, p) y = Mul (q, q)",
+        x,
+        "bool[3] hidden = {0, 0, 1}, float low = {-inf}",
+    )
+    assert np.all(np.isfinite(found))
+    alone = gradient(f"p = {operator} (x) y = Mul (p, p)", x[:, :2])
+    np.testing.assert_allclose(found[:, :2], alone, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[:, 2], 2 * x[:, 2], rtol=1e-6)
