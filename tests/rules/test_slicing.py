@@ -119,7 +119,8 @@ def test_slice_between_transposes() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 10, opset_import: ["": 20]> g (float[2, 3, 4] x) => (float[2, 3, 2] y) '
         "<int64[1] one = {1}, int64[1] three = {3}, float[3, 4, 2] turned, float[3, 4, 2] e, float[3, 2, 2] cut> "
-        "{ turned = Transpose<perm = [1, 2, 0]>(x)  e = Exp(turned)  cut = Slice(e, one, three, one)  y = Transpose<perm = [2, 0, 1]>(cut) }"
+        "{ turned = Transpose<perm = [1, 2, 0]>(x)  e = Exp(turned) cut = Slice(e, one, three, one) "
+        "y = Transpose<perm = [2, 0, 1]>(cut) }"
     )
     x = np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 4)
     feeds = {"x": x, "y.grad_output": np.ones((2, 3, 2), np.float32)}
