@@ -180,7 +180,7 @@ def test_the_reference_is_what_the_runtime_computes(
 
 @pytest.mark.parametrize(("op_type", "order"), [("LSTM", [0, 3, 1, 2]), ("GRU", [1, 0, 2]), ("RNN", [0])])
 def test_layers_of_pytorch(op_type: str, order: list[int]) -> None:
-    """Two bidirectional layers of PyTorch, whose gates stand in another order, and their gradients by its kernels."""
+    """A bidirectional layer of PyTorch, whose gates stand in another order, and its gradients by PyTorch's kernels."""
     torch.manual_seed(0)
     layer = getattr(torch.nn, op_type)(3, 5, bidirectional=True)
     x = torch.randn(6, 2, 3, requires_grad=True)
@@ -198,11 +198,11 @@ def test_layers_of_pytorch(op_type: str, order: list[int]) -> None:
         weights = {"w": stacked("weight_ih", gradient), "r": stacked("weight_hh", gradient)}
         return {**weights, "b": np.concatenate(biases, 1)}
 
+    form = ", linear_before_reset = 1" if op_type == "GRU" else ""
     model = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["" : 17]> g (float[t,n,3] x) => (float[t,2,n,5] y) {{
-            y = {op_type} <hidden_size = 5, direction = "bidirectional",
-                {"linear_before_reset = 1" if op_type == "GRU" else ""}> (x, w, r, b)
-        }}""".replace(",\n                >", ">").replace(", >", ">")
+            y = {op_type} <hidden_size = 5, direction = "bidirectional"{form}> (x, w, r, b)
+        }}"""
     )
     weights = parameters(gradient=False)
     model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
