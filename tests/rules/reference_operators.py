@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from .reference_sampling import GridSample, MaxRoiPool
+from .reference_sampling import DeformConv, GridSample, MaxRoiPool
 
 
 class AffineGrid(OpRun):
@@ -241,6 +241,7 @@ OPERATORS = [
     AffineGrid,
     AveragePool,
     ConvTranspose,
+    DeformConv,
     Erf,
     GatherElements,
     Gelu,

@@ -6,6 +6,46 @@ import numpy as np
 from onnx.reference.op_run import OpRun
 
 
+class DeformConv(OpRun):
+    """DeformConv, one tap of the kernel after the other; the evaluator's own is for two axes."""
+
+    def _run(  # type: ignore[no-untyped-def]
+        self,
+        x,
+        w,
+        offset,
+        b=None,
+        mask=None,
+        dilations=None,
+        group=None,
+        kernel_shape=None,
+        offset_group=None,
+        pads=None,
+        strides=None,
+    ) -> tuple[np.ndarray]:
+        batch, rank, kernel, out = x.shape[0], x.ndim - 2, w.shape[2:], offset.shape[2:]
+        strides, dilations, pads = strides or [1] * rank, dilations or [1] * rank, pads or [0] * 2 * rank
+        grouped = x.reshape(batch * offset_group, -1, *x.shape[2:])
+        offset = offset.reshape(batch * offset_group, *kernel, rank, *out)
+        masks = None if mask is None else mask.reshape(batch * offset_group, *kernel, 1, -1)
+        starts = np.indices(out)
+        y = np.zeros((batch, group, w.shape[0] // group, *out), x.dtype)
+        for tap in np.ndindex(*kernel):
+            weights = []
+            for axis, size in enumerate(x.shape[2:]):
+                regular = starts[axis] * strides[axis] + tap[axis] * dilations[axis] - pads[axis]
+                at = (regular + offset[(slice(None), *tap, axis)]).reshape(batch * offset_group, -1, 1)
+                weights.append(np.maximum(0, 1 - np.abs(at - np.arange(size))))
+            read = _weighted_sums(grouped, weights)
+            if masks is not None:
+                read = read * masks[(slice(None), *tap)]
+            by_group = read.reshape(batch, group, -1, *out)
+            matrices = w[(slice(None), slice(None), *tap)].reshape(group, -1, w.shape[1])
+            y += np.einsum("goc,ngc...->ngo...", matrices, by_group)
+        y = y.reshape(batch, -1, *out)
+        return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+
+
 class GridSample(OpRun):
     """GridSample by products with one dense matrix an axis.
 
@@ -15,11 +55,11 @@ class GridSample(OpRun):
 
     def _run(self, x, grid, mode=None, padding_mode=None, align_corners=None) -> tuple[np.ndarray]:  # type: ignore[no-untyped-def]
         points = grid.reshape(grid.shape[0], -1, grid.shape[-1])
-        y = np.broadcast_to(x[:, None], (*points.shape[:2], *x.shape[1:]))
-        for axis, size in reversed(list(enumerate(x.shape[2:]))):
-            weights = _weights(points[:, :, -1 - axis], size, mode, padding_mode, align_corners)
-            y = np.einsum("bpc...s,bps->bpc...", y, weights)
-        return (y.swapaxes(1, 2).reshape(*x.shape[:2], *grid.shape[1:-1]),)
+        weights = [
+            _weights(points[:, :, -1 - axis], size, mode, padding_mode, align_corners)
+            for axis, size in enumerate(x.shape[2:])
+        ]
+        return (_weighted_sums(x, weights).reshape(*x.shape[:2], *grid.shape[1:-1]),)
 
 
 class MaxRoiPool(OpRun):
@@ -43,6 +83,14 @@ def _bins(start: float, end: float, count: int, size: int) -> list[slice]:
     length = max(end - start + 1, 1) / count
     edges = [(np.floor(index * length), np.ceil((index + 1) * length)) for index in range(count)]
     return [slice(*(int(min(max(start + edge, 0), size)) for edge in pair)) for pair in edges]
+
+
+def _weighted_sums(x: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
+    """For every position the sum of x, weighted along each axis: (batch, channels, positions)."""
+    y = np.broadcast_to(x[:, None], (x.shape[0], weights[0].shape[1], *x.shape[1:]))
+    for each in reversed(weights):
+        y = np.einsum("bpc...s,bps->bpc...", y, each)
+    return y.swapaxes(1, 2)
 
 
 def _weights(normalized: np.ndarray, size: int, mode: str, padding: str, aligned: bool) -> np.ndarray:
