@@ -43,8 +43,7 @@ def _forward(d: Direction, *, coupled: bool) -> Run:
 
     def step(body: Tape, states: Sequence[Tensor], slices: Sequence[Tensor]) -> Iteration:
         hidden, cell = states
-        a = body.Gemm(hidden, body.tensor(d.r.value), slices[0], transB=1)
-        ai, ao, af, ag = cut(a, 4)
+        ai, ao, af, ag = cut(body.Gemm(hidden, body.tensor(d.r.value), slices[0], transB=1), 4)
         if peepholes is not None:
             pi, po, pf = (body.tensor(p.value) for p in peepholes)
             ai, af = ai + pi * cell, af + pf * cell
@@ -53,8 +52,7 @@ def _forward(d: Direction, *, coupled: bool) -> Run:
         cell = f * cell + i * candidate(ag)
         if peepholes is not None:
             ao = ao + po * cell
-            a = body.Concat(ai, ao, af, ag, axis=-1)
-        return [gate(ao) * squash(cell), cell], [a]
+        return [gate(ao) * squash(cell), cell], [ai, ao, af, ag]
 
     bias = None if d.biases is None else d.biases[0] + d.biases[1]
     return d.forward([d.times_w(bias)], step)
@@ -65,7 +63,7 @@ def _backward(d: Direction, run: Run, coupled: bool) -> Gradients:
     gate, candidate, squash = d.activations
     hidden_before, cell_before = (d.before(*pair) for pair in zip(d.initial, run.states, strict=True))
     cell = run.states[1]
-    ai, ao, af, ag = cut(run.kept[0], 4)
+    ai, ao, af, ag = run.kept
     i, o, g, squashed = gate(ai), gate(ao), candidate(ag), squash(cell)
     f = 1 - i if coupled else gate(af)
 
@@ -77,16 +75,16 @@ def _backward(d: Direction, run: Run, coupled: bool) -> Gradients:
     if d.peepholes is not None:
         pi, po, pf = cut(d.peepholes, 3)
         to_cell, keep = to_cell + po * ko, f + pi * ki + pf * kf
-    to_gates = d.where_valid(op.Concat(ki, ko, kf, kg, axis=-1), 0)
+    to_gates = [d.where_valid(k, 0) for k in (ki, ko, kf, kg)]
 
     def step(body: Tape, states: Sequence[Tensor], slices: Sequence[Tensor]) -> Iteration:
         dh, dc = states
-        to_cell, to_gates, keep = slices
+        to_cell, keep, ki, ko, kf, kg = slices
         dc = dc + to_cell * dh
-        da = body.Concat(dc, dh, dc, dc, axis=-1) * to_gates
+        da = body.Concat(ki * dc, ko * dh, kf * dc, kg * dc, axis=-1)
         return [da @ body.tensor(d.r.value), keep * dc], [da]
 
-    (dh, dc), (da,) = d.backward([to_cell, to_gates, keep], step)
+    (dh, dc), (da,) = d.backward([to_cell, keep, *to_gates], step)
 
     def db() -> Tensor:
         total = da.sum([0, 1])
