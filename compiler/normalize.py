@@ -9,6 +9,7 @@ import onnx_ir as ir
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
+from ..passes.expand_contrib import ExpandContrib
 from ..passes.expand_newer_operators import ExpandNewerOperators
 from ..passes.fake_quantize import RaiseFakeQuantize
 from ..passes.fold_constants import FoldConstants
@@ -51,7 +52,9 @@ def normalize(
     graph.inputs[:] = [value for value in graph.inputs if value.name not in graph.initializers]
     if free_dims:
         pipeline.step("FixDims", lambda: fix_dims(graph, free_dims))
-    pipeline.run([InlineFunctions(), LiftConstants(), ExpandNewerOperators(), UpgradeOpset(), InferShapes()])
+    pipeline.run(
+        [InlineFunctions(), LiftConstants(), ExpandNewerOperators(), UpgradeOpset(), InferShapes(), ExpandContrib()]
+    )
     if straight_through:
         pipeline.run([RaiseFakeQuantize(keep)])
     own_outputs = [value.name for value in graph.outputs]

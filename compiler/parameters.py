@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ..passes.activity import is_float
 from ..passes.errors import InputError
 from ..passes.registry import Registry, Rule
+from ..passes.tape import CONSTANT
 
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _STATISTICS = {
@@ -157,7 +158,7 @@ def _is_weight_table(value: ir.Value) -> bool:
 
 
 def _is_parameter(value: ir.Value, signals: set[ir.Value], rules: Registry) -> bool:
-    if not is_float(value) or value.const_value is None:
+    if not is_float(value) or value.const_value is None or str(value.name).startswith(CONSTANT):
         return False
     if value.const_value.size <= 1 and not _MODULE_PATH.fullmatch(value.name or ""):
         return False

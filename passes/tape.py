@@ -15,6 +15,9 @@ from .infer_shapes import NodeInference
 CANONICAL_OPSET = 26
 """The opset whose operator forms the rules read and emit."""
 
+CONSTANT = "onnxgrad.constant"
+"""How the names of constants begin that a tape makes."""
+
 Dim = int | str | None
 """A known size, the name (or expression) of a symbolic one, or unknown."""
 
@@ -308,7 +311,7 @@ class Tape:
         array = array.reshape(np.shape(value))
         key = (dtype, array.shape, array.tobytes())
         if key not in self._constants:
-            name = self.fresh_name("onnxgrad.constant")
+            name = self.fresh_name(CONSTANT)
             tensor = ir.tensor(array, dtype=dtype, name=name)
             initializer = ir.Value(
                 name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape), const_value=tensor
