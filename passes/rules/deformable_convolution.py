@@ -49,7 +49,8 @@ class _Columns:
         self._rank = self._x.rank - 2
         self._kernel = _kernel(n)
         self._taps = prod(self._kernel)
-        self._group, self._offset_group = n.attr("group", 1), n.attr("offset_group", 1)
+        self._group: int = n.attr("group", 1)
+        self._offset_group: int = n.attr("offset_group", 1)
 
     @cached_property
     def interpolation(self) -> Interpolation:
