@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from ..passes.check_attributes import CheckAttributes
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
@@ -53,7 +54,15 @@ def normalize(
     if free_dims:
         pipeline.step("FixDims", lambda: fix_dims(graph, free_dims))
     pipeline.run(
-        [InlineFunctions(), LiftConstants(), ExpandNewerOperators(), UpgradeOpset(), InferShapes(), ExpandContrib()]
+        [
+            InlineFunctions(),
+            LiftConstants(),
+            ExpandNewerOperators(),
+            UpgradeOpset(),
+            CheckAttributes(),
+            InferShapes(),
+            ExpandContrib(),
+        ]
     )
     if straight_through:
         pipeline.run([RaiseFakeQuantize(keep)])
