@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from . import activations, matrix, normalization
+from . import activations, attention, matrix, normalization
 from .expansion import Expansion
 
 EXPANSIONS: dict[tuple[str, str], Expansion] = {
     **activations.EXPANSIONS,
+    **attention.EXPANSIONS,
     **matrix.EXPANSIONS,
     **normalization.EXPANSIONS,
 }

@@ -1,6 +1,7 @@
 """The contract of an expansion: the values of ONNX Runtime's kernel, and the gradients of the formula.
 
-`check_expansion` builds a model of one operator of ONNX Runtime's own, with known and with symbolic sizes, and holds that
+`check_expansion` builds a model of one operator of ONNX Runtime's own, with known and with symbolic sizes, and holds
+that
 
 - nothing but standard operators is left, and a second run of the pass finds nothing to do;
 - ONNX Runtime computes from them what its kernel of the original operator computes, in float32 and, where there is a
@@ -42,6 +43,7 @@ def check_expansion(
     wrt: Sequence[int] | None = None,
     constants: Sequence[int] = (),
     static: Sequence[int] = (),
+    dynamic: bool = True,
     domain: str = "com.microsoft",
     kernel_dtypes: Sequence[type] = (np.float32,),
     differentiated: Sequence[int] | None = None,
@@ -56,6 +58,7 @@ def check_expansion(
         wrt: the indices of the inputs to differentiate; every float input that is no constant if None.
         constants: the indices of the inputs that are initializers.
         static: the indices of the inputs whose sizes are always known (as those of weights are).
+        dynamic: check with symbolic sizes, too.
         kernel_dtypes: the float types of the kernels on the CPU; () where there is none.
         differentiated: the indices of the outputs that the formula gives; all if None.
         select: the part of an output, given its index, that is defined.
@@ -70,7 +73,7 @@ def check_expansion(
         arrays = _astype(inputs, dtype)
         return {f"x{i}": a for i, a in enumerate(arrays) if a is not None and i not in constants}
 
-    for symbolic in (False, True):
+    for symbolic in (False, True) if dynamic else (False,):
         for dtype in kernel_dtypes:
             model = forward(dtype, symbolic=symbolic)
             expected = _run_kernel(model, feeds(dtype))
@@ -208,8 +211,9 @@ def _model(
 
 
 def _symbols(shape: Sequence[int]) -> list[int | str]:
-    """A symbol for each size but the last, the same one for equal sizes as exporters write them."""
-    return [*(f"s{size}" for size in shape[:-1]), *shape[-1:]]
+    """A symbol for each size but the width, the same one for equal sizes as exporters write them."""
+    width = shape[-1:] if len(shape) > 1 else ()
+    return [*(f"s{size}" for size in shape[: len(shape) - len(width)]), *width]
 
 
 def _with_outputs(model: onnx.ModelProto, indices: Sequence[int]) -> onnx.ModelProto:
