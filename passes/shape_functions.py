@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 from onnx_shape_inference import ShapeInferenceContext, registry
 
@@ -54,6 +56,32 @@ def infer_fused_mat_mul(context: ShapeInferenceContext, node: ir.Node) -> None:
         context.set_shape_and_dtype(node.outputs[0], None, None if first is None else first.dtype)
     else:
         _infer_fused_mat_mul(context, node)
+
+
+infer_stretched = registry.get("", "Resize", version=19)
+
+
+@registry.register("", "Resize", since_version=18)
+def infer_resize(context: ShapeInferenceContext, node: ir.Node) -> None:
+    """Sizes of which `keep_aspect_ratio_policy` takes one scale only, where the library takes them as they are."""
+    assert infer_stretched is not None
+    infer_stretched(context, node)
+    source, output = node.inputs[0], node.outputs[0]
+    policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch" or len(node.inputs) < 4 or source is None or source.shape is None:
+        return
+    axes = [axis % len(source.shape) for axis in node.attributes.get_ints("axes", range(len(source.shape)))]
+    tensor = None if node.inputs[3] is None else ir.convenience.get_const_tensor(node.inputs[3])
+    before = [source.shape[axis] for axis in axes]
+    after: list[int | ir.SymbolicDim] = [context.new_symbolic_dim() for _ in axes]
+    if tensor is not None and all(isinstance(size, int) and size for size in before):
+        scales = [int(wanted) / int(size) for wanted, size in zip(tensor.numpy(), before, strict=True)]
+        scale = min(scales) if policy == "not_larger" else max(scales)
+        after = [math.floor(scale * int(size) + 0.5) for size in before]
+    dims = list(source.shape)
+    for axis, size in zip(axes, after, strict=True):
+        dims[axis] = size
+    output.shape = ir.Shape(dims)
 
 
 def _constant(value: ir.Value | None) -> int | None:

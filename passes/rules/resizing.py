@@ -23,24 +23,24 @@ _REPEATS = {
 _OWN_ATTRIBUTES = ("axes", "extrapolation_value", "keep_aspect_ratio_policy")
 
 
-@rules.vjp("Resize", inputs=(0,), limits="`keep_aspect_ratio_policy` other than `stretch`")
+@rules.vjp("Resize", inputs=(0,), limits="`keep_aspect_ratio_policy` over all axes")
 def resize(n: Primal, dy: Tensor) -> Cotangent:
     """Along each axis the operator is a matrix, and the cotangent is multiplied by its transpose.
 
     The matrix is what Resize makes of the identity, so every mode is covered. Enlarging by repetition is undone
     by sums over blocks instead.
     """
-    if n.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise n.refuse("keep_aspect_ratio_policy is not 'stretch'; give it the scales or the final sizes")
     axes = _resized_axes(n)
-    repeats = _repeats(n, axes)
+    shared_scale = n.attr("keep_aspect_ratio_policy", "stretch") != "stretch"
+    repeats = None if shared_scale else _repeats(n, axes)
+    matrix = _matrix_of_shared_scale if shared_scale else _matrix
 
     def cotangent() -> Tensor:
         if repeats is not None:
             return _sum_blocks(n.required(0), dy, repeats)
         result = dy
         for axis, position in axes.items():
-            result = _apply(_matrix(n, axis, position), result, axis)
+            result = _apply(matrix(n, axis, position), result, axis)
         return result
 
     return cotangent
@@ -122,6 +122,40 @@ def _matrix(n: Primal, axis: int, position: int) -> Tensor:
     attributes = {name: attribute.value for name, attribute in n.node.attributes.items() if name not in _OWN_ATTRIBUTES}
     resized = op.Resize(identity.unsqueeze([0, 1]), roi, scales, sizes, **attributes)
     return resized.squeeze([0, 1]).cast(x.dtype)
+
+
+def _matrix_of_shared_scale(n: Primal, axis: int, _: int) -> Tensor:
+    """As `_matrix`, where the sizes of all resized axes decide on one scale.
+
+    So all of them must be there: the identity is repeated along the others. As the weights of each of their elements
+    add up to 1, the result is the same everywhere along them, and read off at their start.
+    """
+    op, x = n.op, n.required(0)
+    resized = [each % x.rank for each in n.attr("axes", range(x.rank))]
+    free = next((each for each in range(x.rank) if each not in resized), None)
+    if free is None:
+        raise n.refuse("its keep_aspect_ratio_policy is for all axes; name the spatial ones in its attribute `axes`")
+    dtype = ir.DataType.FLOAT if x.dtype.bitwidth < 32 else x.dtype
+    before = size_of(x, axis)
+    identity = op.EyeLike(op.Expand(op.constant(0, dtype), join_sizes(op, [before, before])))
+    placed = identity.unsqueeze([each for each in range(x.rank) if each not in (free, axis)])
+    sizes: list[Size] = [1 if each not in resized else size_of(x, each) for each in range(x.rank)]
+    sizes[free] = before
+    if free > axis:
+        placed = placed.transpose(_swapped(x.rank, free, axis))
+    repeated = op.Expand(placed, join_sizes(op, sizes))
+    attributes = {name: attribute.value for name, attribute in n.node.attributes.items()}
+    matrices = op.Resize(repeated, n.input(1), None, n.input(3), **attributes)
+    matrices.value.shape = ir.Shape([None] * x.rank)
+    others = [each for each in range(x.rank) if each not in (free, axis)]
+    matrix = crop(matrices, dict.fromkeys(others, (0, 1))).squeeze(others)
+    return (matrix if free < axis else matrix.swap_last_two()).cast(x.dtype)
+
+
+def _swapped(rank: int, a: int, b: int) -> list[int]:
+    perm = list(range(rank))
+    perm[a], perm[b] = b, a
+    return perm
 
 
 def _pick(vector: Tensor, position: int) -> Tensor:

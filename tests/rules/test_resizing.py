@@ -184,6 +184,23 @@ def test_scales_that_are_computed() -> None:
     )
 
 
-def test_a_policy_that_chooses_the_scale_is_refused() -> None:
+@pytest.mark.parametrize("policy", ["not_larger", "not_smaller"])
+@pytest.mark.parametrize(("shape", "axes", "sizes"), [((2, 1, 3, 4), [2, 3], [7, 5]), ((3, 4, 2), [1, 0], [2, 2])])
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_a_policy_that_chooses_one_scale(
+    policy: str, shape: tuple[int, ...], axes: list[int], sizes: list[int], mode: str
+) -> None:
+    check_rule(
+        "Resize",
+        [sample(*shape), None, None, np.array(sizes)],
+        wrt=[0],
+        constants=[3],
+        attributes={"mode": mode, "axes": axes, "keep_aspect_ratio_policy": policy},
+        runtime_dtypes=(np.float32,) if len(shape) == 4 else (),
+        second_order=False,
+    )
+
+
+def test_a_policy_over_all_axes_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="keep_aspect_ratio_policy"):
         check(sample(1, 1, 3, 4), sizes=[1, 1, 5, 5], keep_aspect_ratio_policy="not_larger")
