@@ -72,12 +72,12 @@ def infer_resize(context: ShapeInferenceContext, node: ir.Node) -> None:
         return
     axes = [axis % len(source.shape) for axis in node.attributes.get_ints("axes", range(len(source.shape)))]
     tensor = None if node.inputs[3] is None else ir.convenience.get_const_tensor(node.inputs[3])
-    before = [source.shape[axis] for axis in axes]
+    before = [size for axis in axes if isinstance(size := source.shape[axis], int) and size]
     after: list[int | ir.SymbolicDim] = [context.new_symbolic_dim() for _ in axes]
-    if tensor is not None and all(isinstance(size, int) and size for size in before):
-        scales = [int(wanted) / int(size) for wanted, size in zip(tensor.numpy(), before, strict=True)]
+    if tensor is not None and len(before) == len(axes):
+        scales = [int(wanted) / size for wanted, size in zip(tensor.numpy(), before, strict=True)]
         scale = min(scales) if policy == "not_larger" else max(scales)
-        after = [math.floor(scale * int(size) + 0.5) for size in before]
+        after = [math.floor(scale * size + 0.5) for size in before]
     dims = list(source.shape)
     for axis, size in zip(axes, after, strict=True):
         dims[axis] = size
