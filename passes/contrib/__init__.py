@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from . import activations, attention, matrix, normalization
+from . import activations, attention, embedding, grouped_query_attention, matrix, normalization
 from .expansion import Expansion
 
 EXPANSIONS: dict[tuple[str, str], Expansion] = {
     **activations.EXPANSIONS,
     **attention.EXPANSIONS,
+    **embedding.EXPANSIONS,
+    **grouped_query_attention.EXPANSIONS,
     **matrix.EXPANSIONS,
     **normalization.EXPANSIONS,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..rules.sizes import join_sizes, size_of
+from ..rules.slicing import crop
 from ..tape import Tensor
 
 
@@ -20,7 +21,14 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def attend(
-    query: Tensor, keys: Tensor, values: Tensor, *, scale: float, bias: Tensor | None, softcap: float = 0.0
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    scale: float,
+    bias: Tensor | None,
+    softcap: float = 0.0,
+    sink: Tensor | None = None,
 ) -> Tensor:
     """softmax(scale · Q Kᵀ + bias) V (Vaswani et al., arXiv:1706.03762), the heads merged.
 
@@ -30,13 +38,14 @@ def attend(
         scale: 0 for 1/√(head size).
         bias: added to the scores, broadcast to (batch, heads, query, keys).
         softcap: the bound of the scores by tanh before that, 0 for none.
+        sink: the score, by head, of a key with value 0 that every query has besides (arXiv:2309.17453).
     """
     scores = _unfold(_fold(_scaled(query, scale), keys) @ keys.swap_last_two(), query)
     if softcap:
         scores = query.op.Tanh(scores / softcap) * softcap
     if bias is not None:
         scores = scores + bias
-    probabilities = query.op.Softmax(scores, axis=-1)
+    probabilities = query.op.Softmax(scores, axis=-1) if sink is None else _softmax_beside(sink, scores)
     return merge_heads(_unfold(_fold(probabilities, keys) @ values, query))
 
 
@@ -45,6 +54,12 @@ def _scaled(query: Tensor, scale: float) -> Tensor:
     if scale:
         return query * scale
     return query * (1 / math.sqrt(size)) if isinstance(size, int) else query / query.op.Sqrt(query.count([-1]))
+
+
+def _softmax_beside(sink: Tensor, scores: Tensor) -> Tensor:
+    op, one = scores.op, [*(size_of(scores, axis) for axis in range(3)), 1]
+    column = op.Expand(sink.reshape([1, -1, 1, 1]), join_sizes(op, one))
+    return crop(op.Softmax(op.Concat(scores, column, axis=-1), axis=-1), {3: (0, -1)})
 
 
 def _fold(x: Tensor, keys: Tensor) -> Tensor:
