@@ -159,6 +159,8 @@ class _Backward:
         self.inner.graph.sort()
 
     def refuse_changing_size(self, value: ir.Value) -> None:
+        if not self.counts:
+            return  # A Scan's states have one shape in all iterations (ONNX operators, Scan-11).
         changing = {name for state in self.iteration.states for name in _changing_symbols(state)}
         if not changing.isdisjoint(_symbols(value.shape or ())):
             raise self.n.refuse(
