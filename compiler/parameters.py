@@ -234,7 +234,9 @@ def _is_computed(value: ir.Value) -> bool:
 
 
 def _only_elementwise(value: ir.Value) -> bool:
-    return not any(node.op_type in _WEIGHT_INPUTS or node.op_type == "MatMul" for node, _ in value.uses())
+    return not any(
+        index in _WEIGHT_INPUTS.get(node.op_type, ()) or node.op_type == "MatMul" for node, index in value.uses()
+    )
 
 
 def _array(value: ir.Value) -> np.ndarray:

@@ -71,6 +71,15 @@ def test_an_untrained_normalization_keeps_its_ones_and_zeros() -> None:
     assert found == ["norm_s", "norm_b", "scale_s"]
 
 
+def test_initial_states_of_zeros_are_left_out_and_learned_ones_found() -> None:
+    weights = {"gru.w": random(1, 9, 4), "gru.r": random(1, 9, 3), "start": random(1, 2, 3)}
+    graph = """g (float[S, 2, 4] x) => (float[S, 1, 2, 3] y, float[S, 1, 2, 3] z) {
+        y = GRU <hidden_size = 3> (x, "gru.w", "gru.r", , , val_7)
+        z = GRU <hidden_size = 3> (x, "gru.w", "gru.r", , , start)
+    }"""
+    assert parameters_of(graph, weights | {"val_7": np.zeros((1, 2, 3), np.float32)}) == list(weights)
+
+
 def test_constants_are_left_out() -> None:
     graph = """g (float[N, 1, 4, 4] x, float[N, 4, 4] scores) => (float[N, 2, 8, 8] y, float[N, 4, 4] attention) {
         c = Conv <kernel_shape = [1, 1]> (x, "conv.weight")
