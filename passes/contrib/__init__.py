@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import activations, attention, embedding, grouped_query_attention, matrix, normalization
+from . import activations, attention, embedding, grouped_query_attention, matrix, normalization, quantized
 from .expansion import Expansion
 
 EXPANSIONS: dict[tuple[str, str], Expansion] = {
@@ -12,5 +12,6 @@ EXPANSIONS: dict[tuple[str, str], Expansion] = {
     **grouped_query_attention.EXPANSIONS,
     **matrix.EXPANSIONS,
     **normalization.EXPANSIONS,
+    **quantized.EXPANSIONS,
 }
 """By domain and operator, what emits the standard nodes that take the place of one."""
