@@ -21,6 +21,12 @@ from .tape import Tape, Tensor
 Cotangent = Callable[[], Tensor | None] | None
 """What a rule returns for one input: how to compute its cotangent, or None where it is structurally zero."""
 
+
+def already(tensor: Tensor | None) -> Cotangent:
+    """The Cotangent of a rule that has computed it together with others; None where there is none."""
+    return None if tensor is None else lambda: tensor
+
+
 RuleFunction = Callable[..., Cotangent | Sequence[Cotangent]]
 
 

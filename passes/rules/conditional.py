@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ..activity import find_activity
 from ..differentiate import differentiate_body
-from ..registry import Cotangent, Primal, Registry
+from ..registry import Cotangent, Primal, Registry, already
 from ..tape import Tape, Tensor
 from .residuals import is_random, read_from, replace_reads
 
@@ -49,11 +49,7 @@ def conditional(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     for value, result in zip(wanted, results, strict=True):
         result.value.shape = value.shape
     cotangents = dict(zip(wanted, results, strict=True))
-    return [None, *(_given(cotangents.get(tensor.value)) for tensor in n.captured)]
-
-
-def _given(cotangent: Tensor | None) -> Cotangent:
-    return None if cotangent is None else lambda: cotangent
+    return [None, *(already(cotangents.get(tensor.value)) for tensor in n.captured)]
 
 
 def _go_back(

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from ..activity import BodyActivity, find_body_activity
 from ..differentiate import differentiate_body
-from ..registry import Cotangent, Primal, Registry
+from ..registry import Cotangent, Primal, Registry, already
 from ..sequences import add, zeros_like
 from ..subgraphs import Iteration, Stack, State
 from ..tape import Tape, Tensor
@@ -35,11 +35,7 @@ def loop(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     outputs = {output for output, dy in zip(n.node.outputs, dys, strict=True) if dy is not None}
     path = find_body_activity(iteration, active, outputs, n.rules)
     cotangents = _Backward(n, iteration, path, dys).run()
-    return [None if value is None else _given(cotangents.get(value)) for value in reads]
-
-
-def _given(cotangent: Tensor | None) -> Cotangent:
-    return None if cotangent is None else lambda: cotangent
+    return [None if value is None else already(cotangents.get(value)) for value in reads]
 
 
 def _changing_symbols(state: State) -> set[str]:
