@@ -8,15 +8,19 @@ from .registry import Registry, Rule
 from .tape import Tensor
 
 _ELEMENTWISE = frozenset(
-    "Abs Add Cast Clip Cos Div Exp Expand Flatten Identity Log Max Min Mul Neg Pow Reciprocal Reshape Sigmoid Sin "
-    "Softplus Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze".split()
+    "Abs Add Cast Clip Cos Div Exp Identity Log Max Min Mul Neg Pow Reciprocal Sigmoid Sin Softplus Sqrt Sub Sum "
+    "Tanh".split()
 )
+_REARRANGING = frozenset("Expand Flatten Reshape Squeeze Transpose Unsqueeze".split())
+"""Operators that are looked through, but make no NaN of a zero cotangent; theirs is not laid out as the output is."""
 FARTHEST = 6
 """The most nodes between a singular operator and the Where that are looked through."""
 
 
 def needs_guard(node: ir.Node, rules: Registry) -> bool:
     """Whether elements of *node* may be infinite or NaN, or have such a derivative, and a Where may not pick them."""
+    if node.op_type in _REARRANGING:
+        return False
     return _may_be_infinite(node, rules, FARTHEST) and _is_picked_from(node.outputs[0], FARTHEST)
 
 
@@ -31,7 +35,7 @@ def _is_picked_from(value: ir.Value, farthest: int) -> bool:
     for reader, index in value.uses():
         if reader.op_type == "Where" and index in (1, 2):
             return True
-        if farthest and reader.op_type in _ELEMENTWISE and _is_picked_from(reader.outputs[0], farthest - 1):
+        if farthest and _passes_elements_on(reader) and _is_picked_from(reader.outputs[0], farthest - 1):
             return True
     return False
 
@@ -41,10 +45,14 @@ def _may_be_infinite(node: ir.Node, rules: Registry, farthest: int) -> bool:
     entry = rules.get(node)
     if isinstance(entry, Rule) and entry.singular and not _is_harmless(node):
         return True
-    if not farthest or node.op_type not in _ELEMENTWISE:
+    if not farthest or not _passes_elements_on(node):
         return False
     sources = [value.producer() for value in node.inputs if value is not None]
     return any(source is not None and _may_be_infinite(source, rules, farthest - 1) for source in sources)
+
+
+def _passes_elements_on(node: ir.Node) -> bool:
+    return node.op_type in _ELEMENTWISE or node.op_type in _REARRANGING
 
 
 def _is_harmless(node: ir.Node) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -39,6 +41,27 @@ def test_elements_that_were_not_picked(singular: str, derivative: object) -> Non
     assert callable(derivative)
     with np.errstate(all="ignore"):
         expected = np.where(X > 0, derivative(X), 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rearranged", "back"),
+    [
+        ("t = Transpose (l)", np.transpose),
+        ("s = Reshape (l, flat) t = Reshape (s, square)", lambda g: g),
+    ],
+)
+def test_elements_that_are_rearranged_before_they_are_picked(
+    rearranged: str, back: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    found = gradient(
+        f"l = Log (x) {rearranged} y = Where (c, t, zero)",
+        X.reshape(2, 2),
+        "float zero = {0}, bool[2, 2] c = {1, 1, 0, 0}, int64[1] flat = {-1}, int64[2] square = {2, 2}",
+    )
+    picked = back(np.array([[1.0, 1.0], [0.0, 0.0]]))
+    with np.errstate(all="ignore"):
+        expected = np.where(picked == 1, 1 / X.reshape(2, 2), 0)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
