@@ -130,7 +130,9 @@ def _carries_floats(value: ir.Value) -> bool:
 
 def _is_quantized(value: ir.Value) -> bool:
     node, dtype = value.producer(), value.dtype
-    if node is None or dtype is None or is_float(value) or dtype.bitwidth > 16 or dtype == ir.DataType.BOOL:
+    if node is None or dtype is None or dtype in (ir.DataType.BOOL, ir.DataType.STRING):
+        return False
+    if is_float(value) or dtype.bitwidth > 16:
         return False
     return node.op_type in _QUANTIZERS or any(each is not None and _is_quantized(each) for each in node.inputs)
 

@@ -8,8 +8,8 @@ import onnx_ir as ir
 import sympy
 from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes
 
+from .classical_shapes import registry
 from .errors import Error, InvalidModelError, describe
-from .sequence_shapes import registry
 from .subgraphs import Iteration
 
 _BROADCASTING = frozenset(
@@ -89,7 +89,7 @@ def _infer(model: ir.Model) -> None:
             return
         except ValueError:
             rewritten = [_without_ceilings(node) for node in model.graph]
-            if not any(rewritten):
+            if not any(rewritten) and not find_equal_sizes:
                 raise
             find_equal_sizes = False
 

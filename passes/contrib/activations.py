@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..tape import Tensor
 from .expansion import Fused, of_microsoft
@@ -44,7 +45,8 @@ def activated(x: Tensor, activation: str, parameters: Mapping[str, float] | Sequ
         return op.Clip(x, op.like(x, float(low)), op.like(x, float(high)))
     names = _PARAMETERS[activation]
     given = parameters if isinstance(parameters, Mapping) else dict(zip(names, parameters, strict=True))
-    return op.emit(activation, x, **{name: float(given[name]) for name in names if name in given})
+    attributes: dict[str, Any] = {name: float(given[name]) for name in names if name in given}
+    return op.emit(activation, x, **attributes)
 
 
 def gelu(n: Fused) -> Tensor:

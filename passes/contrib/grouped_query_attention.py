@@ -8,6 +8,7 @@ from functools import cached_property
 import onnx_ir as ir
 
 from ..rules.sizes import Size, count_up_to, join_sizes, larger, size_of
+from ..rules.slicing import zero_pad
 from ..tape import Tensor
 from .embedding import rotate
 from .expansion import Fused, of_microsoft
@@ -57,8 +58,8 @@ class _GroupQueryAttention:
         """Q, K and V as (batch, heads, sequence, head size)."""
         query, keys, values = self.n.required(0), self.n.input(1), self.n.input(2)
         if keys is not None and values is not None:
-            shared = (split_heads(each, self.key_heads) for each in (keys, values))
-            return split_heads(query, self.heads), *shared
+            keys, values = split_heads(keys, self.key_heads), split_heads(values, self.key_heads)
+            return split_heads(query, self.heads), keys, values
         stacked = split_heads(query, self.heads + 2 * self.key_heads)
         counts = self.op.ints([self.heads, self.key_heads, self.key_heads])
         query, keys, values = self.op.emit_many("Split", stacked, counts, outputs=3, axis=1)
@@ -139,13 +140,9 @@ class _GroupQueryAttention:
         bias, lowest = n.input(10), op.constant(float(dtype.min), dtype)
         if bias is None:
             return op.Where(allowed, op.constant(0, dtype), lowest)
-        if bias.shape[-1] is None or bias.shape[-1] != self._known(keys):
-            bias = op.Pad(bias, join_sizes(op, [0, keys - size_of(bias, 3)]), None, op.ints([3]))
+        if not isinstance(keys, int) or bias.shape[-1] != keys:
+            bias = zero_pad(bias, {3: (0, keys - size_of(bias, 3))})
         return op.Where(allowed, bias, lowest)
-
-    @staticmethod
-    def _known(size: Size) -> int | None:
-        return size if isinstance(size, int) else None
 
 
 EXPANSIONS = of_microsoft({"GroupQueryAttention": group_query_attention})

@@ -1,4 +1,4 @@
-"""Products with weights of few bits, which become DequantizeLinear and MatMul."""
+"""Products with weights of few bits, which become DequantizeLinear and MatMul, and quantization of 16 and 4 bits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,20 @@ def _weight(n: Fused, scales: Tensor, points: Tensor | None) -> Tensor:
 def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
     """The integers that each byte of the last axis holds, the first one in its lowest bits."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return ((packed[..., None] >> shifts) & (2**bits - 1)).reshape(*packed.shape[:-1], -1)
+    integers: np.ndarray = (packed[..., None] >> shifts) & (2**bits - 1)
+    return integers.reshape(*packed.shape[:-1], -1)
 
 
-EXPANSIONS = of_microsoft({"MatMulNBits": mat_mul_n_bits})
+def standard_form(n: Fused) -> Tensor:
+    """The operator of the same name, which has the same integers since opset 21"""
+    attributes = {name: n.attr(name) for name in ("axis", "block_size") if name in n.node.attributes}
+    return n.op.emit(n.node.op_type, *n.inputs, **attributes)
+
+
+EXPANSIONS = of_microsoft(
+    {
+        "DequantizeLinear": standard_form,
+        "MatMulNBits": mat_mul_n_bits,
+        "QuantizeLinear": standard_form,
+    }
+)

@@ -6,8 +6,10 @@ from ..registry import Registry
 from . import (
     activations,
     attention,
+    classical,
     columns,
     conditional,
+    contrib_declarations,
     convolution,
     cumulative,
     declarations,
@@ -40,14 +42,17 @@ from . import (
     shapes,
     slicing,
     softmax,
+    support_vectors,
     writing,
 )
 
 BUILTIN_RULES = Registry(
     activations.rules,
     attention.rules,
+    classical.rules,
     columns.rules,
     conditional.rules,
+    contrib_declarations.rules,
     convolution.rules,
     cumulative.rules,
     declarations.rules,
@@ -80,6 +85,7 @@ BUILTIN_RULES = Registry(
     shapes.rules,
     slicing.rules,
     softmax.rules,
+    support_vectors.rules,
     writing.rules,
 )
 """Every rule and declaration that onnxgrad ships."""

@@ -59,3 +59,20 @@ def test_mat_mul_n_bits(bits: int, columns: int, zeros: str) -> None:
 def test_weights_that_are_computed_stay() -> None:
     attributes = {"K": 16, "N": 2, "bits": 4, "block_size": 16}
     assert stays("MatMulNBits", [sample(3, 16), np.zeros((2, 1, 8), np.uint8), sample(2, 1)], attributes=attributes)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8])
+def test_quantization_in_other_sizes(dtype: type) -> None:
+    """Only the scale of what is dequantized has a gradient."""
+    x, zero = np.arange(12).reshape(3, 4).astype(dtype), np.array([1, 2, 3, 4], dtype)
+
+    def function(x, scale, zero):  # type: ignore[no-untyped-def]
+        return (x.double() - zero.double()) * scale
+
+    check_expansion("DequantizeLinear", [x, sample(4), zero], function, attributes={"axis": 1}, static=(1, 2))
+    check_expansion(
+        "QuantizeLinear",
+        [10 * sample(3, 4), np.array(0.1), np.array(2, dtype)],
+        None,
+        static=(1, 2),
+    )
