@@ -87,6 +87,13 @@ def test_sizes_with_ceilings_are_understood_by_what_follows() -> None:
     assert shapes[1] == shapes[2] == ["2", "2", "2 - 2*floor(3/2 - n/2)"]
 
 
+def test_a_size_with_a_ceiling_may_have_a_name_in_the_output() -> None:
+    shape = inferred_shape(
+        "g (float[2, 4, n] x) => (float[a, b, c] y) { y = MaxPool <kernel_shape = [3], strides = [2], ceil_mode = 1> (x) }"
+    )
+    assert len(shape) == 3
+
+
 def test_a_reduction_over_computed_axes_that_stay_keeps_the_rank() -> None:
     shape = inferred_shape("g (float[2, n] x, int64[k] axes) => (float[a, b] y) { y = ReduceSum(x, axes) }")
     assert len(shape) == 2
