@@ -6,11 +6,12 @@ nothing is computed twice. The cotangents of states are states of the backward r
 value that the body captures (a weight), which therefore is never stacked.
 
 A Scan goes back as a Scan. A Loop goes back as a Loop of as many iterations as the forward one made, which may be none.
+Slices of different sizes cannot be stacked: a Loop whose states change their sizes keeps sequences of them instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -26,7 +27,7 @@ from .residuals import read_from, replace_reads
 rules = Registry()
 
 
-@rules.vjp("Loop", "Scan", limits="states that change their size")
+@rules.vjp("Loop", "Scan", limits="states that change their size, beside scan outputs or in a loop")
 def loop(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     """The cotangents run back through the iterations; those of captured values are summed on the way."""
     iteration = Iteration.of(n.node)
@@ -38,17 +39,20 @@ def loop(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     return [None if value is None else already(cotangents.get(value)) for value in reads]
 
 
-def _changing_symbols(state: State) -> set[str]:
-    """The names of those sizes of a state that an iteration changes."""
+def _keeps_its_size(state: State) -> bool:
+    """Whether the state is known to have one shape in all iterations."""
+    start, end = state.at_start.shape, state.at_end.shape
+    known = start is not None and all(isinstance(size, int) or size.value is not None for size in start)
+    return known and start == end
+
+
+def _changes_its_size(state: State) -> bool:
+    """Whether the state is known to have different shapes."""
     start, end = state.at_start.shape, state.at_end.shape
     if start is None or end is None or len(start) != len(end):
-        return set()
-    return _symbols(a for a, b in zip(start, end, strict=True) if a != b)
-
-
-def _symbols(sizes: Iterable[int | ir.SymbolicDim]) -> set[str]:
-    expressions = [size._expr for size in sizes if isinstance(size, ir.SymbolicDim) and size._expr is not None]
-    return {str(symbol) for expression in expressions for symbol in expression.free_symbols}
+        return False
+    pairs = zip(start, end, strict=True)
+    return any(a != b and not (isinstance(b, ir.SymbolicDim) and b.value is None) for a, b in pairs)
 
 
 class _Backward:
@@ -62,19 +66,26 @@ class _Backward:
         self.counts = n.node.op_type == "Loop"
         self.captured = [tensor.value for tensor in n.captured if tensor.value in path.wrt]
         self.read = [stack for stack in iteration.read if stack.slice in path.wrt]
+        can_keep_lists = self.counts and not iteration.given and not n.op.is_body
+        self.keeps_lists = can_keep_lists and not all(_keeps_its_size(state) for state in iteration.states)
         self.sources: list[Stack] = []
         """What the backward Scan takes slices of, in the order of its body's inputs."""
 
     def run(self) -> dict[ir.Value, Tensor]:
         """The cotangents of initial states, scanned inputs and captured values."""
         op, inner, carried = self.op, self.inner, self.path.carried
+        if self.counts and not self.keeps_lists and any(_changes_its_size(state) for state in self.iteration.states):
+            raise self.n.refuse(
+                "its states change their sizes from iteration to iteration, and it has scan outputs or is in a "
+                "subgraph, so what the backward part needs cannot be kept; give the states their final sizes at once"
+            )
         if self.counts:
             self.trips = self.count_trips()
             passed = inner.argument("iteration", ir.DataType.INT64, [])
             condition = inner.argument("condition", ir.DataType.BOOL, [])
             self.at = inner.tensor(self.trips.value) - 1 - passed
             inner.returns(condition)
-        ends = [self.argument(state.at_start) for state in carried]
+        ends = [self.argument(state.at_end) for state in carried]
         sums = [self.argument(value) for value in self.captured]
         seeds = [(state.at_end, end) for state, end in zip(carried, ends, strict=True)]
         for stack in self.iteration.given:
@@ -83,6 +94,8 @@ class _Backward:
                 seeds.append((stack.slice, self.slice(stack, dy)))
 
         found = differentiate_body(inner, self.path.activity, self.n.rules, seeds)
+        if self.keeps_lists:
+            ends = [inner.tensor(state.at_start) for state in carried]
         starts = [found.get(s.at_start) or zeros_like(inner, end) for s, end in zip(carried, ends, strict=True)]
         totals = [
             total if (part := found.get(value)) is None else add(inner, total, part)
@@ -114,7 +127,10 @@ class _Backward:
         return argument
 
     def count_trips(self) -> Tensor:
-        """How many iterations the forward Loop made: the length of what it stacked."""
+        """How many iterations the forward Loop made: the length of what it stacked, or a state that counts them."""
+        if self.keeps_lists:
+            zero = self.op.constant(0, ir.DataType.INT64)
+            return self.add_state("count", zero.value, lambda _, count: count + 1)
         given = self.iteration.given
         stacked = given[0].stacked if given else self.stack(self.iteration.body.inputs[0]).stacked
         return self.op.Squeeze(self.op.Shape(self.op.tensor(stacked), start=0, end=1), self.op.ints([0]))
@@ -147,22 +163,43 @@ class _Backward:
     def hand_over(self) -> None:
         """Give the backward body the slices of what it reads of the forward body."""
         for value in read_from(self.inner.graph, self.iteration.body):
-            self.refuse_changing_size(value)
-            stack = self.stack(value)
-            slice_ = self.slice(stack, self.op.tensor(stack.stacked))
+            if self.keeps_lists:
+                slice_ = self.inner.SequenceAt(self.inner.tensor(self.list_of(value).value), self.at)
+            else:
+                stack = self.stack(value)
+                slice_ = self.slice(stack, self.op.tensor(stack.stacked))
             replace_reads(self.inner.graph, value, slice_.value)
         # The slices of a Loop's stacks were emitted last.
         self.inner.graph.sort()
 
-    def refuse_changing_size(self, value: ir.Value) -> None:
-        if not self.counts:
-            return  # A Scan's states have one shape in all iterations (ONNX operators, Scan-11).
-        changing = {name for state in self.iteration.states for name in _changing_symbols(state)}
-        if not changing.isdisjoint(_symbols(value.shape or ())):
-            raise self.n.refuse(
-                f"{value.name!r} changes its size from iteration to iteration, so what the backward part needs of it "
-                "cannot be stacked; give the state its final size from the start"
-            )
+    def list_of(self, value: ir.Value) -> Tensor:
+        """The sequence of all values in the forward Loop of *value* of its body."""
+        node = self.n.node
+        dtype = self.op.tensor(value).dtype
+        empty = ir.node("SequenceEmpty", [], {"dtype": int(dtype)}, name=self.op.fresh_name(f"{value.name}.empty"))
+        empty.outputs[0].name = empty.name
+        empty.outputs[0].type = ir.SequenceType(ir.TensorType(dtype))
+        assert isinstance(node.graph, ir.Graph)
+        node.graph.insert_before(node, empty)
+        if value.shape is not None:
+            empty.outputs[0].shape = ir.Shape(size if isinstance(size, int) else None for size in value.shape)
+        return self.add_state(
+            f"{value.name}.list", empty.outputs[0], lambda body, kept: body.SequenceInsert(kept, body.tensor(value))
+        )
+
+    def add_state(self, stem: str, initial: ir.Value, update: Callable[[Tape, Tensor], Tensor]) -> Tensor:
+        """A further state of the forward Loop, which has no scan outputs: the value that it has at the end."""
+        node, body = self.n.node, self.op.body(self.iteration.body)
+        start = body.argument(stem, ir.DataType.UNDEFINED, None)
+        start.value.type, start.value.shape = initial.type, initial.shape
+        body.returns(update(body, start))
+        node.resize_inputs(len(node.inputs) + 1)
+        node.replace_input_with(len(node.inputs) - 1, initial)
+        node.resize_outputs(len(node.outputs) + 1)
+        final = node.outputs[-1]
+        final.name = self.op.fresh_name(f"{stem}.final")
+        final.type, final.shape = initial.type, initial.shape
+        return self.op.tensor(final)
 
     def emit(self, first: Sequence[Tensor]) -> Sequence[Tensor]:
         op, body = self.op, self.inner.graph

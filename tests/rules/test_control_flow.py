@@ -51,7 +51,7 @@ def check(graph: str, weights: Arrays, feeds: Arrays, reference: Reference) -> o
 
     directions = {name: random(*array.shape, seed=6) for name, array in arrays.items() if name in wrt}
     along = sum((g * torch.tensor(directions[n])).sum() for n, g in zip(wrt, gradients, strict=True))
-    again = torch.autograd.grad(along, [leaves[n] for n in wrt], materialize_grads=True)
+    again = torch.autograd.grad(along + 0 * total, [leaves[n] for n in wrt], materialize_grads=True)
     twice = onnxgrad.compile(
         program.model, wrt=wrt, outputs=[f"{n}.grad" for n in wrt], allow_unused=True, materialize_grads=True
     )
@@ -295,15 +295,33 @@ def test_all_blockers_are_named_those_in_bodies_too_and_none_off_the_path() -> N
     assert "custom.Two node 'inner'" in message
 
 
-def test_a_state_that_grows_is_refused_by_name() -> None:
-    graph = """g (int64 n, float[2,3] h) => (float[k,3] y) <bool yes = {1}, int64[1] zero = {0}> {
-        y = Loop (n, yes, h) <body = step (int64 i, bool c, float[r,3] hi) => (bool co, float[q,3] ho) {
-            co = Identity (c)
-            s = ReduceSum (hi, zero)
-            t = Mul (s, b)
-            e = Exp (hi)
-            ho = Concat <axis = 0> (e, t)
-        }>
-    }"""
-    with pytest.raises(onnxgrad.UnsupportedError, match="changes its size from iteration to iteration"):
+GROWING = """g (int64 n, float[2,3] h) => (float[k,3] y) <bool yes = {{1}}, int64[1] zero = {{0}}> {{
+    {outputs} = Loop (n, yes, h) <body = step (int64 i, bool c, float[r,3] hi) => (bool co, float[q,3] ho{more}) {{
+        co = Identity (c)
+        s = ReduceSum (hi, zero)
+        t = Mul (s, b)
+        u = Sin (t)
+        e = Exp (hi)
+        d = Tanh (e)
+        ho = Concat <axis = 0> (d, u)
+        scanned = Neg (u)
+    }}>
+}}"""
+
+
+@pytest.mark.parametrize("trips", [0, 3])
+def test_a_state_that_grows(trips: int) -> None:
+    def reference(v: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        h = v["h"]
+        for _ in range(int(v["n"])):
+            h = torch.cat([torch.tanh(h.exp()), torch.sin(h.sum(0, keepdim=True) * v["b"])])
+        return {"y": h + 0 * v["b"].sum()}
+
+    feeds = {"n": np.array(trips), "h": random(2, 3) * np.float32(0.3)}
+    check(GROWING.format(outputs="y", more=""), {"b": random(1, 3)}, feeds, reference)
+
+
+def test_a_state_that_grows_beside_scan_outputs_is_refused_by_name() -> None:
+    graph = GROWING.format(outputs="y, z", more=", float[1,3] scanned")
+    with pytest.raises(onnxgrad.UnsupportedError, match="change their sizes from iteration to iteration"):
         onnxgrad.compile(parse(graph, {"b": random(1, 3)}), wrt="h")
