@@ -129,9 +129,10 @@ class _ReverseWalk:
             value = reads[index]
             assert value is not None, "only a value that is there is wanted"
             primal = self.tape.tensor(value)
-            contribution = cotangent()
+            empty = _is_empty(primal)
+            contribution = self.tape.zeros_like(primal) if empty else cotangent()
             if contribution is not None:
-                if guarded and cotangents[0] is not None:
+                if guarded and cotangents[0] is not None and not empty:
                     contribution = zero_where_not_picked(contribution, cotangents[0])
                 self.contribute(primal.value, project(contribution, primal, broadcasts=rule.broadcasts))
 
@@ -163,6 +164,11 @@ def project(cotangent: Tensor, primal: Tensor, *, broadcasts: bool) -> Tensor:
             own if isinstance(own, int) else target for own, target in zip(inferred, primal.value.shape, strict=True)
         )
     return cotangent
+
+
+def _is_empty(tensor: Tensor) -> bool:
+    """Whether it is known to have no elements; then a rule may divide by their number, which would reach its dy."""
+    return not is_sequence(tensor) and tensor.static_shape is not None and 0 in tensor.static_shape
 
 
 def _as_sequence(result: Cotangent | Sequence[Cotangent]) -> Sequence[Cotangent]:

@@ -103,3 +103,15 @@ def test_masked_elements(operator: str) -> None:
     alone = gradient(f"p = {operator} (x) y = Mul (p, p)", x[:, :2])
     np.testing.assert_allclose(found[:, :2], alone, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found[:, 2], 2 * x[:, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["ReduceMax", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean"])
+def test_nothing_is_reduced(reduction: str) -> None:
+    """The derivative of the empty gradient with respect to the seed is 0, not 0 / 0."""
+    graph = f"g (float[2, 0] x) => (float[2] y) <int64[1] axis = {{1}}> {{ y = {reduction} <keepdims = 0> (x, axis) }}"
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> {graph}')
+    first = onnxgrad.compile(model, wrt="inputs")
+    second = onnxgrad.compile(first.model, wrt=["y.grad_output"], outputs=["x.grad"], materialize_grads=True)
+    x, seed = np.zeros((2, 0), np.float32), np.ones(2, np.float32)
+    gradients = second.session().grad({"x": x, "y.grad_output": seed}, {"x.grad": x})
+    np.testing.assert_array_equal(gradients["y.grad_output"], 0)
