@@ -10,23 +10,27 @@ import typer
 
 def ops(
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    markdown: Annotated[bool, typer.Option(help="Print the table as a Markdown page.")] = False,
 ) -> None:
     """The table of operators and the state of their derivatives, from the registry.
 
     Example: `onnxgrad ops --json`
     """
-    from ..compiler.operators import operator_table
+    from ..compiler.operators import as_markdown, operator_table
 
     rows = operator_table()
     if as_json:
-        typer.echo(json.dumps([row.__dict__ for row in rows]))
+        typer.echo(json.dumps([row.as_dict() for row in rows]))
+        return
+    if markdown:
+        typer.echo(as_markdown(rows), nl=False)
         return
 
     from .console import result_console, result_table
 
-    table = result_table("operator", "domain", "state", "what it says")
+    table = result_table("operator", "domain", "opsets", "state", "what it says", "refused forms")
     for row in rows:
-        table.add_row(row.operator, row.domain, row.state, row.note)
+        table.add_row(row.operator, row.domain, row.opsets, row.state, row.note, row.limits)
     console = result_console()
     console.print(table)
     counts: dict[str, int] = {}

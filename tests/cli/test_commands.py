@@ -203,7 +203,7 @@ def test_check_finds_a_wrong_gradient(wrong: str, tmp_path: Path) -> None:
 
 def test_ops_lists_every_operator() -> None:
     rows = json.loads(run("ops", "--json").out)
-    assert rows == [row.__dict__ for row in operator_table()]
+    assert rows == [row.as_dict() for row in operator_table()]
     states = {row["operator"]: row["state"] for row in rows if row["domain"] == "ai.onnx"}
     assert (states["MatMul"], states["ArgMax"]) == ("rule", "zero")
     assert {"Abs", "Conv", "Einsum", "Softmax", "Where", "Loop"} < states.keys()
