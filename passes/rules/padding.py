@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -14,7 +16,7 @@ from .slicing import TO_THE_END, crop, elements, zero_pad
 rules = Registry()
 
 
-@rules.vjp("Pad", inputs=(0, 2), limits="axes that are computed in the graph")
+@rules.vjp("Pad", inputs=(0, 2))
 def pad(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     """The cotangent of the data is cropped; in the other modes the border's is added where it was copied from.
 
@@ -57,18 +59,22 @@ def center_crop_pad(n: Primal, dy: Tensor) -> Cotangent:
 
 def _margins(n: Primal) -> dict[int, tuple[Size, Size]]:
     """The pads before and after each axis that has any."""
-    x, axes = n.required(0), n.input(3)
-    if axes is not None and axes.constant is None:
-        raise n.refuse("its axes are computed in the graph; make them constants")
-    where = range(x.rank) if axes is None else [int(axis) % x.rank for axis in _values(axes)]
-    pads = elements(n.required(1), 2 * len(where))
-    pairs = zip(pads[: len(where)], pads[len(where) :], strict=True)
+    x, pads, axes = n.required(0), n.required(1), n.input(3)
+    where: Sequence[int] = range(x.rank)
+    if axes is not None and axes.constant is not None:
+        where = [int(axis) % x.rank for axis in axes.constant]
+    elif axes is not None:
+        pads = _pads_of_all_axes(x, pads, axes)
+    each = elements(pads, 2 * len(where))
+    pairs = zip(each[: len(where)], each[len(where) :], strict=True)
     return {axis: pair for axis, pair in zip(where, pairs, strict=True) if pair != (0, 0)}
 
 
-def _values(axes: Tensor) -> np.ndarray:
-    assert axes.constant is not None
-    return axes.constant
+def _pads_of_all_axes(x: Tensor, pads: Tensor, axes: Tensor) -> Tensor:
+    """The *pads* of *axes*, which are computed in the graph, among zeros for the other axes of *x*."""
+    op, axes = x.op, axes.cast(ir.DataType.INT64)
+    before = op.Where(axes < 0, axes + x.rank, axes)
+    return op.ScatterElements(op.ints([0] * 2 * x.rank), op.Concat(before, before + x.rank, axis=0), pads, axis=0)
 
 
 def _end(size: Size, after: Size) -> Size:

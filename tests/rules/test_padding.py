@@ -69,6 +69,17 @@ def test_pad(mode: str, pads: list[int], axes: list[int] | None, constant: bool)
     )
 
 
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+@pytest.mark.parametrize(("pads", "axes"), [case for case in PADS if case[1] is not None])
+def test_pad_along_computed_axes(mode: str, pads: list[int], axes: list[int]) -> None:
+    check_rule(
+        "Pad",
+        pad_inputs(pads, axes, None),
+        attributes={"mode": mode},
+        torch_function=lambda x, _, __: pad(mode, pads, axes)(x),
+    )
+
+
 @pytest.mark.parametrize("shape", [(), (1,)])
 @pytest.mark.parametrize(("pads", "axes"), PADS)
 def test_pad_with_a_differentiable_constant(shape, pads, axes) -> None:
