@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import onnx_ir as ir
 
 from .contrib import EXPANSIONS
@@ -46,25 +48,23 @@ def _expand(node: ir.Node, tape: Tape) -> bool:
     expansion = EXPANSIONS.get(_key(node))
     if expansion is None or any(value is not None and value.shape is None for value in node.inputs):
         return False
+    last = tape.graph[-1]
     tape.at(node.name or str(node.outputs[0].name), node.metadata_props)
     result = expansion(Fused(node, tape))
     if result is None:
         return False
+    emitted = {value for new in takewhile(lambda new: new is not last, reversed(tape.graph)) for value in new.outputs}
     results = [result] if isinstance(result, Tensor) else result
     for output, tensor in zip(list(node.outputs), results, strict=False):
         if tensor is not None and (output.uses() or output.is_graph_output()):
-            _replace(output, tensor.value)
+            name = output.name
+            substitute(output, tensor.value)
+            if tensor.value in emitted:
+                output.name, tensor.value.name = None, name
+                emitted.remove(tensor.value)
     if node.graph is not None:
         remove_if_unused(node)
     return True
-
-
-def _replace(old: ir.Value, new: ir.Value) -> None:
-    """Let *new* be read in the place of *old*, by the name of *old* if it may be renamed."""
-    name, fresh = old.name, new.producer() is not None and not new.uses() and not new.is_graph_output()
-    substitute(old, new)
-    if fresh:
-        old.name, new.name = None, name
 
 
 def _key(node: ir.Node) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from ..rules.sizes import join_sizes, size_of
 from ..tape import Tensor
 from .attention_masks import causal_bias, is_known_padding, padding_bias
 from .expansion import Fused, of_microsoft
-from .scaled_products import attend, split_heads
+from .scaled_products import attend, by_heads, split_heads
 
 
 def attention(n: Fused) -> Sequence[Tensor | None] | None:
@@ -77,9 +77,9 @@ def _separated(n: Fused) -> tuple[Tensor, Tensor, Tensor] | None:
     if ranks == (5, 0, 0):
         parts = list(_unstacked(query, 3))
     elif ranks == (3, 5, 0) and keys is not None:
-        parts = [_by_heads(n, query), *_unstacked(keys, 2)]
+        parts = [by_heads(query, n.attr("num_heads")), *_unstacked(keys, 2)]
     elif ranks == (3, 3, 3) and keys is not None and values is not None:
-        parts = [_by_heads(n, each) for each in (query, keys, values)]
+        parts = [by_heads(each, n.attr("num_heads")) for each in (query, keys, values)]
     else:
         return None
     if bias is not None:
@@ -88,11 +88,6 @@ def _separated(n: Fused) -> tuple[Tensor, Tensor, Tensor] | None:
         parts = [part + share.reshape([n.attr("num_heads"), -1]) for part, share in zip(parts, shares, strict=True)]
     query, keys, values = (part.transpose([0, 2, 1, 3]) for part in parts)
     return query, keys, values
-
-
-def _by_heads(n: Fused, x: Tensor) -> Tensor:
-    """(batch, sequence, heads · size) to (batch, sequence, heads, size)."""
-    return x.reshape(join_sizes(n.op, [size_of(x, 0), size_of(x, 1), n.attr("num_heads"), -1]))
 
 
 def _unstacked(x: Tensor, count: int) -> list[Tensor]:

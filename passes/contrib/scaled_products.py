@@ -11,7 +11,14 @@ from ..tape import Tensor
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, sequence, heads · size) to (batch, heads, sequence, size)."""
-    return x.reshape(join_sizes(x.op, [size_of(x, 0), size_of(x, 1), heads, -1])).transpose([0, 2, 1, 3])
+    return by_heads(x, heads).transpose([0, 2, 1, 3])
+
+
+def by_heads(x: Tensor, heads: int) -> Tensor:
+    """(batch, sequence, heads · size) to (batch, sequence, heads, size)."""
+    width = x.shape[2]
+    size = width // heads if isinstance(width, int) else -1
+    return x.reshape(join_sizes(x.op, [size_of(x, 0), size_of(x, 1), heads, size]))
 
 
 def merge_heads(x: Tensor) -> Tensor:
