@@ -7,7 +7,7 @@ from itertools import takewhile
 import onnx_ir as ir
 
 from .contrib import EXPANSIONS
-from .contrib.expansion import Fused
+from .contrib.expansion import MICROSOFT, Fused
 from .substitution import remove_if_unused, subgraphs_of, substitute
 from .tape import CANONICAL_OPSET, Tape, Tensor
 
@@ -26,7 +26,10 @@ class ExpandContrib(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         if not any(_key(node) in EXPANSIONS for node in model.graph.all_nodes()):
             return ir.passes.PassResult(model, False)
-        return ir.passes.PassResult(model, _expand_all(Tape(model.graph, opset=CANONICAL_OPSET)))
+        modified = _expand_all(Tape(model.graph, opset=CANONICAL_OPSET))
+        if not any(node.domain == MICROSOFT for node in model.graph.all_nodes()):
+            model.opset_imports.pop(MICROSOFT, None)
+        return ir.passes.PassResult(model, modified)
 
 
 def _expand_all(tape: Tape) -> bool:

@@ -22,8 +22,10 @@ def skip_layer_normalization(n: Fused) -> Sequence[Tensor | None]:
     return [*normalized, *[None] * (3 - count), total]
 
 
-def skip_simplified_layer_normalization(n: Fused) -> Sequence[Tensor | None]:
+def skip_simplified_layer_normalization(n: Fused) -> Sequence[Tensor | None] | None:
     """RMSNormalization(x + skip + bias), 1/rms, and the sum"""
+    if n.gives(1):
+        return None  # a mean, which this normalization does not have
     total = _sum(n.required(0), n.required(1), n.input(3))
     epsilon = float(n.attr("epsilon", 1e-12))
     normalized = n.op.RMSNormalization(total, n.required(2), axis=-1, epsilon=epsilon)

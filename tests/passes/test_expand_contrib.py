@@ -17,8 +17,10 @@ SCALE, SHIFT, BIAS = (sample(WIDTH, seed=seed) for seed in (2, 3, 4))
 FLOATS = (np.float32, np.float16)
 
 
-@pytest.mark.parametrize("skip", [SKIP, SKIP[:1], SKIP[0]], ids=["full", "one", "no batch"])
-@pytest.mark.parametrize("options", ["", "shift", "shift bias", "bias"])
+@pytest.mark.parametrize(
+    ("skip", "options"),
+    [(SKIP, ""), (SKIP, "shift"), (SKIP, "bias"), (SKIP[:1], "shift bias"), (SKIP[0], "shift bias")],
+)
 def test_skip_layer_normalization(skip: np.ndarray, options: str) -> None:
     def function(x, skip, scale, shift, bias):  # type: ignore[no-untyped-def]
         total = x + skip if bias is None else x + skip + bias
@@ -83,8 +85,7 @@ def test_simplified_layer_normalization_with_its_statistic() -> None:
 
 
 @pytest.mark.parametrize("last", [0, 1])
-@pytest.mark.parametrize("activation", [0, 1])
-@pytest.mark.parametrize("skip", [None, "full", "channels"])
+@pytest.mark.parametrize(("activation", "skip"), [(0, None), (1, None), (0, "full"), (1, "channels")])
 def test_group_normalization(last: int, activation: int, skip: str | None) -> None:
     x = sample(2, 3, 5, 8) if last else sample(2, 8, 3, 5)
     scale, shift, bias = (sample(8, seed=seed) for seed in range(3))
@@ -145,8 +146,10 @@ def transposed(x: torch.Tensor, batch: int, matrix: int) -> torch.Tensor:
     return x.transpose(-1, -2) if matrix else x
 
 
-@pytest.mark.parametrize("matrix", [(0, 0), (1, 0), (0, 1), (1, 1)])
-@pytest.mark.parametrize("batch", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize(
+    ("matrix", "batch"),
+    [((1, 0), (0, 0)), ((0, 1), (0, 0)), ((0, 0), (1, 0)), ((0, 0), (0, 1)), ((1, 1), (1, 1))],
+)
 def test_fused_mat_mul(matrix: tuple[int, int], batch: tuple[int, int]) -> None:
     def stored(x: np.ndarray, side: int) -> np.ndarray:
         x = x.swapaxes(-1, -2) if matrix[side] else x
@@ -222,8 +225,9 @@ def test_products_of_other_devices() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["", *ACTIVATIONS, "Clip"])
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(
+    ("name", "residual"), [("", True), *((name, False) for name in (*ACTIVATIONS, "Clip")), ("Relu", True)]
+)
 def test_fused_conv(name: str, residual: bool) -> None:
     clip = {"Clip": ({"low": -0.3, "high": 0.4}, lambda x: torch.clip(x, -0.3, 0.4)), "": ({}, lambda x: x)}
     parameters, function = {**ACTIVATIONS, **clip}[name]
@@ -246,7 +250,7 @@ def test_fused_conv(name: str, residual: bool) -> None:
 
     more = [z] if residual else []
     check_expansion("FusedConv", [x, weight, bias, *more], convolution, attributes=attributes, static=(1, 2))
-    if name in ("", "Relu"):
+    if residual:
         check_expansion(
             "NhwcFusedConv",
             [np.moveaxis(x, 1, -1), weight, bias, *(np.moveaxis(each, 1, -1) for each in more)],
@@ -261,3 +265,4 @@ def test_forms_that_are_not_covered_stay() -> None:
     assert stays("FusedGemm", [sample(2, 3), sample(3, 4)], attributes={"activation": "Mystery"})
     assert stays("FusedConv", [sample(1, 2, 4, 4), sample(3, 2, 3, 3)], attributes={"activation": "Mystery"})
     assert stays("QLinearSigmoid", [sample(2, 3)])
+    assert stays("SkipSimplifiedLayerNormalization", [X, SKIP, SCALE], outputs=2)
