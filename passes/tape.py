@@ -288,10 +288,13 @@ class Tape:
     ) -> tuple[Tensor, ...]:
         """Append a node with *outputs* outputs."""
         name = self.fresh_name(f"{self.prefix}/{op_type}")
+        values = [None if tensor is None else tensor.value for tensor in inputs]
+        while values and values[-1] is None:  # the runtime stumbles over some that are omitted by an empty name
+            values.pop()
         node = ir.Node(
             domain,
             op_type,
-            [None if tensor is None else tensor.value for tensor in inputs],
+            values,
             ir.convenience.convert_attributes(attributes),
             outputs=[
                 ir.Value(name=name if index == 0 else self.fresh_name(f"{name}:{index}")) for index in range(outputs)
