@@ -16,7 +16,8 @@ VIEWS = frozenset("Flatten Identity Reshape Squeeze Unsqueeze".split())
 """Operators whose output is their first input's memory."""
 CHEAP = VIEWS | frozenset(
     "Abs Add And Cast CastLike Ceil Clip DequantizeLinear Div Equal Expand Floor Greater GreaterOrEqual IsInf IsNaN "
-    "Less LessOrEqual Max Min Mul Neg Not Or Reciprocal Relu Round Sign Slice Sub Tile Transpose Trilu Where Xor".split()
+    "Less LessOrEqual Max Min Mul Neg Not Or Reciprocal Relu Round Sign Slice Sub Tile Transpose Trilu Where "
+    "Xor".split()
 )
 """Operators that take hardly longer than writing their output does."""
 MOST_WORK = 2.0
