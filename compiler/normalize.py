@@ -56,8 +56,8 @@ def normalize(
     pipeline.run(
         [
             InlineFunctions(),
-            LiftConstants(),
             ExpandNewerOperators(),
+            LiftConstants(),
             UpgradeOpset(),
             CheckAttributes(),
             InferShapes(),

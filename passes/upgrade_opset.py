@@ -15,6 +15,7 @@ import onnx_ir as ir
 from .errors import UnsupportedError, describe
 from .fresh_names import FreshNames
 from .infer_shapes import InferShapes
+from .newer_forms import NEWER_FORMS
 from .node_editor import NodeEditor
 from .opset_adapters import ADAPTERS
 from .tape import CANONICAL_OPSET
@@ -40,6 +41,7 @@ class UpgradeOpset(ir.passes.InPlacePass):
                 f"first: onnx.version_converter.convert_version(model, {_OLDEST})"
             )
         if opset > CANONICAL_OPSET:
+            _write_in_canonical_form(model, opset)
             _refuse_newer_operators(model, opset)
         model.opset_imports[""] = opset
         nodes = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx")]
@@ -59,6 +61,16 @@ class UpgradeOpset(ir.passes.InPlacePass):
         model.opset_imports[""] = CANONICAL_OPSET
         model.ir_version = max(model.ir_version, _IR_VERSION)
         return ir.passes.PassResult(model, modified=opset != CANONICAL_OPSET)
+
+
+def _write_in_canonical_form(model: ir.Model, opset: int) -> None:
+    newer = [node for node in model.graph.all_nodes() if node.op_type in NEWER_FORMS and node.domain in ("", "ai.onnx")]
+    if newer:
+        model.opset_imports[""] = opset
+        InferShapes()(model)
+        names = FreshNames(model.graph)
+        for node in newer:
+            NEWER_FORMS[node.op_type](NodeEditor(node, names))
 
 
 def _pop_opset(model: ir.Model) -> int:

@@ -78,7 +78,42 @@ def test_operators_that_only_got_more_types_are_read() -> None:
     check(gradients(graph, 28, feeds, {"y": seed}), leaves, y, seed)
 
 
-def test_what_the_canonical_opset_cannot_say_is_refused_by_name() -> None:
+def test_a_mode_that_came_later() -> None:
+    feeds, seed = {"x": random(2, 1, 4, 4)}, random(2, 4, 2, 2, seed=1)
     graph = 'g (float[2,1,4,4] x) => (float[2,4,2,2] y) { y = SpaceToDepth <blocksize = 2, mode = "CRD"> (x) }'
-    with pytest.raises(onnxgrad.UnsupportedError, match="SpaceToDepth"):
-        gradients(graph, 28, {"x": random(2, 1, 4, 4)}, {"y": random(2, 4, 2, 2)})
+    leaves = {"x": torch.tensor(feeds["x"], requires_grad=True)}
+    check(gradients(graph, 28, feeds, {"y": seed}), leaves, torch.pixel_unshuffle(leaves["x"], 2), seed)
+
+
+def test_types_that_came_later() -> None:
+    feeds, seed = {"x": random(2, 3).astype(np.float16)}, random(2, 3, seed=1).astype(np.float16)
+    graph = "g (float16[2,3] x) => (float16[2,3] y) { y = Celu (x) }"
+    leaf = torch.tensor(feeds["x"].astype(np.float32), requires_grad=True)
+    (expected,) = torch.autograd.grad(torch.nn.functional.celu(leaf), leaf, torch.tensor(seed.astype(np.float32)))
+    np.testing.assert_allclose(gradients(graph, 28, feeds, {"y": seed})["x"], expected, 1e-2, 1e-3)
+
+
+def test_modulo_with_the_sign_of_the_divisor() -> None:
+    feeds = {"a": np.array([5.5, -5.5, 5.5, -5.5], np.float32), "b": np.array([2.0, 2.0, -2.0, -2.0], np.float32)}
+    seed = random(4)
+    leaves = {name: torch.tensor(array, requires_grad=True) for name, array in feeds.items()}
+    graph = "g (float[4] a, float[4] b) => (float[4] y) { y = Mod (a, b) }"
+    check(gradients(graph, 28, feeds, {"y": seed}), leaves, torch.remainder(*leaves.values()), seed)
+
+
+def test_attention_within_a_window() -> None:
+    feeds = {name: random(1, 2, 5, 3, seed=seed) for seed, name in enumerate("qkv")}
+    seed = random(1, 2, 5, 3, seed=9)
+    graph = """g (float[1,2,5,3] q, float[1,2,5,3] k, float[1,2,5,3] v) => (float[1,2,5,3] y) {
+        y = Attention <left_window_size = 1, right_window_size = 1> (q, k, v)
+    }"""
+    leaves = {name: torch.tensor(array, requires_grad=True) for name, array in feeds.items()}
+    distance = torch.arange(5)[:, None] - torch.arange(5)
+    y = torch.nn.functional.scaled_dot_product_attention(*leaves.values(), attn_mask=distance.abs() <= 1)
+    check(gradients(graph, 25, feeds, {"y": seed}), leaves, y, seed)
+
+
+def test_what_the_canonical_opset_cannot_say_is_refused_by_name() -> None:
+    graph = "g (bfloat16[4] x, bool[4] c) => (bfloat16[k] y) { y = Compress (x, c) }"
+    with pytest.raises(onnxgrad.Error, match="Compress"):
+        gradients(graph, 28, {"x": random(4)}, {"y": random(4)})
