@@ -20,14 +20,15 @@ STEP := @printf '\n==> %s\n'
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint setup clean
+.PHONY: help demo test test-all lint setup clean
 
 help:
-	@echo 'make demo    train a digit classifier from its ONNX file; writes out/'
-	@echo 'make test    lint, then run every test'
-	@echo 'make lint    ruff and mypy only'
-	@echo 'make setup   only install what development needs, into $(VENV)'
-	@echo 'make clean   remove everything that make made, $(VENV) too'
+	@echo 'make demo      train a digit classifier from its ONNX file; writes out/'
+	@echo 'make test      lint, then run every test, and a quarter of the cases of the ONNX backend suite'
+	@echo 'make test-all  the same with all cases of that suite'
+	@echo 'make lint      ruff and mypy only'
+	@echo 'make setup     only install what development needs, into $(VENV)'
+	@echo 'make clean     remove everything that make made, $(VENV) too'
 
 demo: $(VENV)/demo.installed
 	$(STEP) 'Train models/digits.onnx on ONNX Runtime'
@@ -36,6 +37,9 @@ demo: $(VENV)/demo.installed
 test: lint
 	$(STEP) 'Run the tests'
 	@$(BIN)/pytest -n 2 --dist worksteal
+
+test-all: export ONNXGRAD_BACKEND_SUITE := all
+test-all: test
 
 # The folders at the top become one package only when installed, so mypy reads the wheel, which also shows that the wheel
 # is complete.

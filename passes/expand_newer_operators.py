@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from .errors import UnsupportedError, describe
 from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
 from .lift_constants import LiftConstants
@@ -26,6 +27,8 @@ class ExpandNewerOperators(ir.passes.InPlacePass):
     ai.onnx.preview, and Attention within a window. Those without a body are left to UpgradeOpset.
 
     Requires: functions are inlined.
+
+    Raises UnsupportedError where a body depends on sizes that are unknown.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -85,6 +88,10 @@ def _function_body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
         version = max(schema.context_dependent_function_opset_versions)
         proto = ir.to_proto(node).SerializeToString()
         text = schema.get_context_dependent_function_with_opset_version(version, proto, types)
+        if not text:
+            raise UnsupportedError(
+                f"The definition of {describe(node)} depends on sizes of its inputs that are unknown; make them static"
+            )
     else:
         return None
     body = onnx.FunctionProto()

@@ -10,6 +10,7 @@ from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes
 
 from .classical_shapes import registry
 from .errors import Error, InvalidModelError, describe
+from .sequence_shapes import describe_lists
 from .subgraphs import Iteration
 
 _BROADCASTING = frozenset(
@@ -64,7 +65,7 @@ class InferShapes(ir.passes.InPlacePass):
                 for value, shape in zip(model.graph.outputs, declared, strict=True):
                     value.shape = shape
                 _infer(model)
-            if _recall(given):
+            if _recall(given) | describe_lists(model.graph.all_nodes()):
                 _infer(model)
         except Error:
             raise

@@ -55,7 +55,7 @@ class NodeEditor:
 
     def constant(self, array: Any, dtype: ir.DataType, what: str) -> ir.Value:
         """A new initializer of the node's graph, named after the node and *what* it is."""
-        name = self._fresh(what)
+        name = self.fresh(what)
         values = np.asarray(array, dtype=dtype.numpy())
         tensor = ir.tensor(values, dtype=dtype, name=name)
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(values.shape), const_value=tensor)
@@ -71,7 +71,7 @@ class NodeEditor:
 
     def emit(self, op_type: str, inputs: Sequence[ir.Value | None], what: str, **attributes: Any) -> ir.Value:
         """The output of a new node in front of the node."""
-        new = self._node(op_type, inputs, self._fresh(what), attributes)
+        new = self._node(op_type, inputs, self.fresh(what), attributes)
         self._graph.insert_before(self.node, new)
         new.outputs[0].name = new.name
         return new.outputs[0]
@@ -85,9 +85,9 @@ class NodeEditor:
         """
         inner = self.node.outputs[index]
         outer = ir.Value(name=inner.name, type=inner.type, shape=inner.shape, metadata_props=dict(inner.metadata_props))
-        name = self._fresh(op_type.lower())
+        name = self.fresh(op_type.lower())
         if not self.node.name:  # it went by the name of the value that it computes no more
-            self.node.name = self._fresh(self.node.op_type.lower())
+            self.node.name = self.fresh(self.node.op_type.lower())
         inner.replace_all_uses_with(outer, replace_graph_outputs=True)
         inner.name, inner.shape = self._names.fresh(f"{inner.name}/{what}"), None
         new = self._node(op_type, [inner, *others], name, attributes, outer)
@@ -98,7 +98,8 @@ class NodeEditor:
         """The error that this node has no equivalent; *why* continues a sentence that starts with the node."""
         return UnsupportedError(f"{describe(self.node)} {why}")
 
-    def _fresh(self, what: str) -> str:
+    def fresh(self, what: str) -> str:
+        """A name that is not taken, after the node and *what* it is for."""
         return self._names.fresh(f"{self.node.name or self.node.outputs[0].name}/{what}")
 
     def _node(

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from .node_editor import NodeEditor
 from .resize_adapters import resize_11, resize_13, upsample_9, upsample_10
+from .scan_adapter import scan_9
 
 Adapter = Callable[[NodeEditor], None]
 
@@ -64,10 +65,6 @@ def _batch_normalization_14(edit: NodeEditor) -> None:
         edit.node.resize_outputs(min(len(outputs), 3))
     else:
         edit.node.resize_outputs(1)
-
-
-def _scan_9(edit: NodeEditor) -> None:
-    raise edit.refuse("has the batch axis of opset 8, which opset 9 took away; export the model again")
 
 
 def _slice_10(edit: NodeEditor) -> None:
@@ -172,7 +169,7 @@ def _group_normalization_21(edit: NodeEditor) -> None:
 
 ADAPTERS: dict[tuple[str, int], Adapter] = {
     ("BatchNormalization", 9): _batch_normalization_9,
-    ("Scan", 9): _scan_9,
+    ("Scan", 9): scan_9,
     ("Upsample", 9): upsample_9,
     ("Dropout", 10): _dropout_10,
     ("Slice", 10): _slice_10,

@@ -5,12 +5,13 @@ The inference library knows the types of sequences only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
 from onnx_shape_inference import ShapeInferenceContext
 
 from .shape_functions import registry
+from .subgraphs import Iteration
 
 __all__ = ["registry"]
 
@@ -88,7 +89,31 @@ def infer_sequence_map(context: ShapeInferenceContext, node: ir.Node) -> None:
     infer_types_of_map(context, node)
     for output, result in zip(node.outputs, node.attributes["body"].as_graph().outputs, strict=True):
         if result.shape is not None:
-            output.shape = ir.Shape(dim if isinstance(dim, int) else None for dim in result.shape)
+            output.shape = _in_all_iterations(result.shape)
+
+
+def describe_lists(nodes: Iterable[ir.Node]) -> bool:
+    """Give the sequences that Loops start empty, and append one tensor to each time, its shape; whether any got one."""
+    described = False
+    for node in nodes:
+        if node.op_type != "Loop" or node.domain not in ("", "ai.onnx"):
+            continue
+        for state in Iteration.of(node).states:
+            insert, start = state.at_end.producer(), state.initial.producer()
+            if start is None or start.op_type != "SequenceEmpty" or insert is None or state.final.shape is not None:
+                continue
+            if insert.op_type == "SequenceInsert" and insert.inputs[0] is state.at_start:
+                element = insert.inputs[1]
+                if element is not None and element.shape is not None:
+                    shape = _in_all_iterations(element.shape)
+                    state.at_start.shape = state.at_end.shape = state.final.shape = shape
+                    described = True
+    return described
+
+
+def _in_all_iterations(shape: ir.Shape) -> ir.Shape:
+    """What is known of the shape of a value of a body whichever iteration it is of."""
+    return ir.Shape(dim if isinstance(dim, int) else None for dim in shape)
 
 
 extend("SequenceConstruct", of_all_inputs)

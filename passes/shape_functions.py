@@ -17,9 +17,10 @@ def infer_mel_weight_matrix(context: ShapeInferenceContext, node: ir.Node) -> No
     """[dft_length // 2 + 1, num_mel_bins], where the library supposes [num_mel_bins, dft_length]."""
     bins, length = (_constant(value) for value in node.inputs[:2])
     dtype = node.attributes.get("output_datatype")
+    frequencies = context.new_symbolic_dim() if length is None else length // 2 + 1
     context.set_shape_and_dtype(
         node.outputs[0],
-        ir.Shape([None if length is None else length // 2 + 1, bins]),
+        ir.Shape([frequencies, context.new_symbolic_dim() if bins is None else bins]),
         ir.DataType.FLOAT if dtype is None else ir.DataType(dtype.as_int()),
     )
 
@@ -82,6 +83,30 @@ def infer_resize(context: ShapeInferenceContext, node: ir.Node) -> None:
     for axis, size in zip(axes, after, strict=True):
         dims[axis] = size
     output.shape = ir.Shape(dims)
+
+
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+
+infer_reduction_over_known_axes = registry.get("", "ReduceSum", version=18)
+
+
+def infer_reduction(context: ShapeInferenceContext, node: ir.Node) -> None:
+    """Of axes that the graph computes, their number gives the rank, where the library gives nothing."""
+    assert infer_reduction_over_known_axes is not None
+    infer_reduction_over_known_axes(context, node)
+    source, output = node.inputs[0], node.outputs[0]
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
+    if output.shape is not None or source is None or source.shape is None or axes is None:
+        return
+    count = axes.shape[0] if axes.shape is not None and len(axes.shape) == 1 else None
+    if node.attributes.get_int("keepdims", 1):
+        output.shape = ir.Shape([context.new_symbolic_dim() for _ in source.shape])
+    elif isinstance(count, int) and count:
+        output.shape = ir.Shape([context.new_symbolic_dim() for _ in range(len(source.shape) - count)])
+
+
+for name in _REDUCTIONS:
+    registry.register("", f"Reduce{name}", since_version=1)(infer_reduction)
 
 
 def _constant(value: ir.Value | None) -> int | None:

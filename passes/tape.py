@@ -145,11 +145,7 @@ class Tensor:
             if not axes:
                 return self
             axes = self.op.ints(sorted(axis % self.rank for axis in axes))
-        reduced = self.op.emit(op_type, self, axes, keepdims=int(keepdims), noop_with_empty_axes=1)
-        if keepdims and reduced.value.shape is None:
-            # Inference gives up on axes that are computed in the graph, but the rank stays.
-            reduced.value.shape = ir.Shape([None] * self.rank)
-        return reduced
+        return self.op.emit(op_type, self, axes, keepdims=int(keepdims), noop_with_empty_axes=1)
 
     def transpose(self, perm: Sequence[int]) -> Tensor:
         """Permute the axes; itself for the identity permutation."""

@@ -69,7 +69,7 @@ class _Unrolling:
         inputs = list(node.inputs)
         if node.op_type == "SequenceEmpty":
             return []
-        if node.op_type == "SequenceConstruct" or (node.op_type == "Optional" and not _is_compound(inputs)):
+        if node.op_type in ("SequenceConstruct", "Optional"):
             return [value for value in inputs if value is not None]
         if node.op_type == "SplitToSequence":
             return self.split(node)

@@ -20,7 +20,7 @@ RAW, CAPPED, BIASED, PROBABILITIES = range(4)
 """What the output qk_matmul_output is, by `qk_matmul_output_mode`."""
 
 
-@rules.vjp("Attention", inputs=(0, 1, 2, 3, 4, 5), limits="4-D inputs with unknown numbers of heads")
+@rules.vjp("Attention", inputs=(0, 1, 2, 3, 4, 5))
 def attention(
     n: Primal,
     dy: Tensor | None,
@@ -56,16 +56,19 @@ class _Forward:
     def __init__(self, n: Primal) -> None:
         self.n, self.op = n, n.op
         self.packed = n.required(0).rank == 3
-        heads = n.attr("q_num_heads") if self.packed else n.required(0).shape[1]
-        key_heads = n.attr("kv_num_heads") if self.packed else n.required(1).shape[1]
-        if isinstance(heads, int) and isinstance(key_heads, int):
-            self.group = heads // key_heads
-        elif heads == key_heads and heads is not None:
-            self.group = 1
-        else:
-            raise n.refuse("its numbers of heads are unknown; make those axes of Q and K static")
         self.heads: Size = n.attr("q_num_heads") if self.packed else size_of(n.required(0), 1)
         self.key_heads: Size = n.attr("kv_num_heads") if self.packed else size_of(n.required(1), 1)
+        self.group = self._group()
+
+    def _group(self) -> Size:
+        """How many query heads share a key head."""
+        heads, key_heads = self.heads, self.key_heads
+        if isinstance(heads, int) and isinstance(key_heads, int):
+            return heads // key_heads
+        name = self.n.required(0).shape[1]
+        if not self.packed and name is not None and name == self.n.required(1).shape[1]:
+            return 1
+        return join_sizes(self.op, [heads]) / join_sizes(self.op, [key_heads])
 
     def split_heads(self, x: Tensor, heads: Size) -> Tensor:
         """(batch, sequence, heads · size) to (batch, heads, sequence, size), if that is how the inputs come."""

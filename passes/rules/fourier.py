@@ -26,14 +26,16 @@ rules.zero(
 )
 
 
-@rules.vjp("DFT", inputs=(0,), limits="an axis that is computed in the graph")
+@rules.vjp("DFT", inputs=(0,))
 def dft(n: Primal, dy: Tensor) -> Cotangent:
     """dx = N IDFT(dy), the inverse's DFT(dy) / N: cropped or padded to x, and its real part if x is real.
 
     A one-sided inverse reads each inner bin for its conjugate, too, so that these count twice; and not the imaginary
     parts of the first bin and of the middle one.
     """
-    op, x, axis = n.op, n.required(0), _axis(n)
+    op, axis = n.op, _axis(n)
+    x, dy = (n.required(0), dy) if axis is not None else (_around(n, n.required(0)), _around(n, dy))
+    axis = 1 if axis is None else axis
     inverse, onesided, given = n.attr("inverse", 0), n.attr("onesided", 0), n.input(1)
     size = size_of(x, axis)
     length = _number(given) if given is not None else (size - 1) * 2 if inverse and onesided else size
@@ -43,13 +45,12 @@ def dft(n: Primal, dy: Tensor) -> Cotangent:
             bins = _transform(dy, length, axis, onesided=1)
             counts = _readings(bins, axis, length).unsqueeze(range(1, x.rank - axis))
             dx = bins * (counts / _scalar(op, length, x.dtype))
-            return dx if given is None else _fit(dx, axis, size)
-        if inverse:
+        elif inverse:
             dx = _transform(dy, length, axis) / _scalar(op, length, x.dtype)
         else:
             dx = _transform(dy, length, axis, inverse=1) * _scalar(op, length, x.dtype)
         dx = dx if given is None else _fit(dx, axis, size)
-        return _real_part_if_real(dx, x)
+        return _real_part_if_real(dx, n.required(0)).reshape_like(n.required(0))
 
     return cotangent
 
@@ -83,13 +84,21 @@ def stft(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
     return cotangent_signal, None, cotangent_window
 
 
-def _axis(n: Primal) -> int:
+def _axis(n: Primal) -> int | None:
+    """The axis that is transformed, if it is known."""
     axis = n.input(2)
     if axis is None:
         return n.required(0).rank - 2
-    if axis.constant is None:
-        raise n.refuse("its axis is computed in the graph; make it a constant")
-    return int(axis.constant.item()) % n.required(0).rank
+    return None if axis.constant is None else int(axis.constant.item()) % n.required(0).rank
+
+
+def _around(n: Primal, x: Tensor) -> Tensor:
+    """*x* as (axes before, the axis that is transformed, axes behind, parts): its axis is only known at run time."""
+    op, sizes = n.op, x.sizes()
+    axis = n.required(2).reshape([1]).cast(ir.DataType.INT64)
+    before = op.Slice(sizes, op.ints([0]), axis).prod(keepdims=True)
+    behind = op.Slice(sizes, axis + 1, op.ints([-1])).prod(keepdims=True)
+    return x.reshape(join_sizes(op, [before, op.Gather(sizes, axis, axis=0), behind, size_of(x, -1)]))
 
 
 def _number(scalar: Tensor) -> Size:

@@ -59,13 +59,15 @@ def gather_elements(n: Primal, dy: Tensor) -> Cotangent:
     return lambda: add_elements(n.op.zeros_like(x), n.required(1), dy, n.axis(0))
 
 
-@rules.vjp("GatherND", inputs=(0,), limits="indices of unknown last size")
+@rules.vjp("GatherND", inputs=(0,), limits="indices of unknown last size, if the rank of the output is unknown, too")
 def gather_nd(n: Primal, dy: Tensor) -> Cotangent:
     """The cotangents of all reads of a slice are added up."""
     x, indices, batch_axes = n.required(0), n.required(1), n.attr("batch_dims", 0)
     depth = indices.shape[-1]
     if not isinstance(depth, int):
-        raise n.refuse("how many axes it indexes (the last size of its indices) is unknown")
+        if n.outputs[0].value.shape is None:
+            raise n.refuse("how many axes it indexes (the last size of its indices) is unknown")
+        depth = x.rank + indices.rank - 1 - batch_axes - dy.rank
 
     def cotangent() -> Tensor:
         zeros = merge_axes(n.op.zeros_like(x), 0, batch_axes + depth)

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from ..activity import BodyActivity, find_body_activity
 from ..differentiate import differentiate_body
 from ..registry import Cotangent, Primal, Registry, already
-from ..sequences import add, zeros_like
+from ..sequences import add, is_sequence, zeros_like
 from ..subgraphs import Iteration, Stack, State
 from ..tape import Tape, Tensor
 from .residuals import read_from, replace_reads
@@ -27,7 +27,11 @@ from .residuals import read_from, replace_reads
 rules = Registry()
 
 
-@rules.vjp("Loop", "Scan", limits="states that change their size, beside scan outputs or in a loop")
+@rules.vjp(
+    "Loop",
+    "Scan",
+    limits="states that change their size, beside scan outputs or in a loop; sequences that the backward part reads",
+)
 def loop(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     """The cotangents run back through the iterations; those of captured values are summed on the way."""
     iteration = Iteration.of(n.node)
@@ -163,6 +167,11 @@ class _Backward:
     def hand_over(self) -> None:
         """Give the backward body the slices of what it reads of the forward body."""
         for value in read_from(self.inner.graph, self.iteration.body):
+            if is_sequence(self.op.tensor(value)):
+                raise self.n.refuse(
+                    f"the backward part reads the sequence {value.name!r} of each iteration, and there are no "
+                    "sequences of sequences to keep them in; stack the tensors as a scan output instead"
+                )
             if self.keeps_lists:
                 slice_ = self.inner.SequenceAt(self.inner.tensor(self.list_of(value).value), self.at)
             else:

@@ -23,6 +23,9 @@ KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 OLDEST_OPSET = 7
 """What onnxgrad reads; the suite's older models are converted, as its error for them says."""
 
+SIZED_BY_DATA = ("Loop", "Range", "Unique")
+"""Operators whose outputs have the declared sizes for the case's own data only."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -63,18 +66,35 @@ def _load(case: TestCase) -> Case:
         inputs, outputs = _read(folder, "input", _fed(model)), _read(folder, "output", model.graph.output)
     if 0 < _opset(model) < OLDEST_OPSET:
         model = onnx.version_converter.convert_version(model, OLDEST_OPSET)
+        _spread_slopes(model)
     _let_weights_be_no_inputs(model)
     feeds = dict(zip([value.name for value in model.graph.input], inputs, strict=True))
     expected = dict(zip([value.name for value in model.graph.output], outputs, strict=True))
+    tensors = unpack_inputs(model, feeds)
+    _fix_what_cannot_be_fed(model, tensors)
+    if any(node.op_type in SIZED_BY_DATA for node in model.graph.node):
+        _open_output_sizes(model)
     return Case(
         case.name.removeprefix("test_"),
         case.kind,
         model,
-        unpack_inputs(model, feeds),
+        tensors,
         unpack_outputs(model, expected),
         case.rtol,
         case.atol,
     )
+
+
+def _spread_slopes(model: onnx.ModelProto) -> None:
+    """Let the slopes of PRelu broadcast to its channels, which they had of themselves before opset 7.
+
+    The converter forgets that.
+    """
+    rank = len(model.graph.input[0].type.tensor_type.shape.dim)
+    slopes = {node.input[1] for node in model.graph.node if node.op_type == "PRelu"}
+    for tensor in model.graph.initializer:
+        if tensor.name in slopes and len(tensor.dims) == 1 and tensor.dims[0] > 1:
+            tensor.dims.extend([1] * (rank - 2))
 
 
 def _fed(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -87,6 +107,22 @@ def _let_weights_be_no_inputs(model: onnx.ModelProto) -> None:
     del model.graph.input[:]
     model.graph.input.extend(fed)
     model.ir_version = max(model.ir_version, 4)
+
+
+def _fix_what_cannot_be_fed(model: onnx.ModelProto, feeds: dict[str, Data]) -> None:
+    """Make constants of inputs of types that NumPy lacks, of which ONNX Runtime takes no arrays; none has gradients."""
+    for value in list(model.graph.input):
+        array = feeds[value.name]
+        if isinstance(array, np.ndarray) and array.dtype.isbuiltin == 2 and array.dtype.name != "bfloat16":
+            model.graph.initializer.append(numpy_helper.from_array(array, value.name))
+            model.graph.input.remove(value)
+            del feeds[value.name]
+
+
+def _open_output_sizes(model: onnx.ModelProto) -> None:
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
 
 
 def _opset(model: onnx.ModelProto) -> int:

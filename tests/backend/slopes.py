@@ -17,6 +17,9 @@ DIRECTIONS = 2
 TOLERANCES = {"float64": 1e-6, "float32": 1e-5, "float16": 1e-2}
 """Of a directional derivative, by the gradient's dtype, relative to the norm of its terms."""
 
+NOTHING = 1e-12
+"""A slope that counts as zero (what is left of a saturated function), relative to the length of the direction."""
+
 
 class KinkError(AssertionError):
     """The objective is not smooth at the point, or not defined."""
@@ -44,11 +47,14 @@ class Objective:
 
     def __init__(self, oracle: Oracle, seeds: Arrays) -> None:
         self._oracle, self._seeds = oracle, seeds
+        self._length = float(np.sqrt(sum(np.sum(np.square(seed, dtype=np.float64)) for seed in seeds.values())))
 
     def slopes(self, feeds: Feeds, direction: Arrays) -> Iterator[Slope]:
         """The derivative at *feeds* along *direction*, which names the inputs that move, with finer and finer steps."""
         largest = max(float(np.max(np.abs(feeds[name][each != 0]), initial=0)) for name, each in direction.items())
         middle = self._terms(feeds)
+        # The values inside a model may be larger than its outputs, as those are of which 1 - y² is next to nothing.
+        rounding = self._oracle.rounding * (float(np.sum(np.abs(middle))) + 0.1 * self._length)
         for fineness in (1, 0.1):
             step = fineness * self._oracle.step * max(1.0, 1e-3 * largest)
             before, after, beyond = [
@@ -58,12 +64,14 @@ class Objective:
             yield Slope(
                 value=float(after - before) / (2 * step),
                 jump=float(max(onesided) - min(onesided)) if np.all(np.isfinite(onesided)) else np.inf,
-                noise=self._oracle.rounding * float(np.sum(np.abs(middle))) / step,
+                noise=rounding / step,
                 size=float(np.linalg.norm(middle)),
             )
 
     def _terms(self, feeds: Feeds) -> np.ndarray:
         outputs = self._oracle.evaluate(feeds)
+        if any(outputs[name].shape != seed.shape for name, seed in self._seeds.items()):
+            raise KinkError("an output changes its shape")
         with np.errstate(invalid="ignore"):
             terms = [np.where(seed == 0, 0, seed * outputs[name]).reshape(-1) for name, seed in self._seeds.items()]
         return np.concatenate(terms)
@@ -84,9 +92,10 @@ def compare(objective: Objective, feeds: Feeds, gradients: Arrays) -> None:
             direction = np.where(moving, random.standard_normal(moving.shape), 0)
             terms = np.where(moving, gradient.astype(np.float64), 0) * direction
             size = float(np.linalg.norm(terms)) if np.all(np.isfinite(terms)) else 0.0
+            nothing = NOTHING * float(np.linalg.norm(direction))
             for slope in objective.slopes(exact, {name: direction}):
                 tolerance = TOLERANCES.get(gradient.dtype.name, TOLERANCES["float16"])
-                bound = tolerance * (size + abs(slope.value) + 0.1 * slope.size) + slope.noise
+                bound = tolerance * (size + abs(slope.value) + 0.1 * slope.size) + slope.noise + nothing
                 if slope.jump <= 3 * bound < np.inf:
                     break
             else:

@@ -89,7 +89,8 @@ def test_sizes_with_ceilings_are_understood_by_what_follows() -> None:
 
 def test_a_size_with_a_ceiling_may_have_a_name_in_the_output() -> None:
     shape = inferred_shape(
-        "g (float[2, 4, n] x) => (float[a, b, c] y) { y = MaxPool <kernel_shape = [3], strides = [2], ceil_mode = 1> (x) }"
+        "g (float[2, 4, n] x) => (float[a, b, c] y)"
+        "{ y = MaxPool <kernel_shape = [3], strides = [2], ceil_mode = 1> (x) }"
     )
     assert len(shape) == 3
 

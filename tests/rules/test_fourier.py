@@ -84,9 +84,12 @@ def test_computed_length(length: int, attributes: dict[str, int]) -> None:
     check_rule("DFT", inputs, attributes=attributes)
 
 
-def test_a_computed_axis_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="axis is computed in the graph; make it a constant"):
-        check_rule("DFT", [signal(2, 5, 2), None, np.array(1)])
+@pytest.mark.parametrize("axis", [0, 1, 2, -2, -3, -4])
+@pytest.mark.parametrize("attributes", [{}, {"inverse": 1}, {"onesided": 1}, {"inverse": 1, "onesided": 1}])
+def test_computed_axis(axis: int, attributes: dict[str, int]) -> None:
+    x = signal(3, 4, 5, 1 if attributes == {"onesided": 1} else 2)
+    check_rule("DFT", [x, None, np.array(axis)], attributes=attributes)
+    check_rule("DFT", [x, np.array(6), np.array(axis)], attributes=attributes)
 
 
 def short_time(x: torch.Tensor, step: int, window: torch.Tensor | None, length: int, onesided: int) -> torch.Tensor:
