@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..passes.subgraphs import all_graphs
+
 
 @dataclass(frozen=True)
 class PassRecord:
@@ -38,7 +40,9 @@ class Pipeline:
 
     def step(self, name: str, action: Callable[[], object]) -> None:
         """Run *action*, which changes the model in place, as the pass *name*."""
-        before, start = count_nodes(self.model), time.perf_counter()
+        # Only steps change how many nodes there are.
+        before = self.records[-1].nodes_after if self.records else count_nodes(self.model)
+        start = time.perf_counter()
         action()
         seconds = time.perf_counter() - start
         record = PassRecord(name, before, count_nodes(self.model), seconds)
@@ -49,4 +53,4 @@ class Pipeline:
 
 def count_nodes(model: ir.Model) -> int:
     """The number of nodes in the graph and its subgraphs."""
-    return sum(1 for _ in model.graph.all_nodes())
+    return sum(len(graph) for graph in all_graphs(model.graph))

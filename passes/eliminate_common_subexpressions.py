@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable
 import numpy as np
 import onnx_ir as ir
 
+from .subgraphs import all_graphs
 from .substitution import can_take_name, remove_if_unused, substitute
 
 RECOMPUTE = "onnxgrad.recompute"
@@ -38,7 +39,7 @@ class EliminateCommonSubexpressions(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = self._merge_constants(model.graph)
-        for graph in list(model.graphs()):
+        for graph in list(all_graphs(model.graph)):
             modified |= self._merge_nodes(graph)
         return ir.passes.PassResult(model, modified)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import onnx
 import onnx_ir as ir
 
+from .subgraphs import all_graphs
 from .substitution import remove_if_unused
 
 
@@ -28,7 +29,7 @@ class EliminateDeadCode(ir.passes.InPlacePass):
         modified = False
         opset = model.opset_imports.get("", 1)
         # Inner graphs come last, so that reversed, a node goes after everything that reads it from a subgraph.
-        for graph in reversed(list(model.graphs())):
+        for graph in reversed(list(all_graphs(model.graph))):
             modified |= self._clean(graph, opset)
         return ir.passes.PassResult(model, modified)
 

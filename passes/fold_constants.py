@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from .subgraphs import all_graphs
 from .substitution import substitute
 from .tape import Tape
 
@@ -59,7 +60,7 @@ class FoldConstants(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         folding = _Folding(model, self._protected)
         modified = False
-        for graph in list(model.graphs()):
+        for graph in list(all_graphs(model.graph)):
             for node in list(graph):
                 modified |= folding.visit(node)
         return ir.passes.PassResult(model, modified)

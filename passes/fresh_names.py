@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from .subgraphs import all_graphs
+
 
 class FreshNames:
     """Gives names that no value and no node of *graph* and its subgraphs bears, and none that was given before."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._counts = {value.name or "": 0 for value in values_in(graph)}
-        self._counts.update({node.name or "": 0 for node in graph.all_nodes()})
+        self._counts.update({node.name or "": 0 for each in all_graphs(graph) for node in each})
 
     def fresh(self, stem: str) -> str:
         """*stem* if it is free, or else *stem* with a number."""
@@ -31,7 +33,7 @@ class FreshNames:
 
 def values_in(graph: ir.Graph) -> Iterator[ir.Value]:
     """Every value of *graph* and its subgraphs, once: inputs, initializers, and what the nodes compute."""
-    for each in (graph, *graph.subgraphs()):
+    for each in all_graphs(graph):
         yield from each.inputs
         yield from (value for value in each.initializers.values() if not value.is_graph_input())
         yield from (value for node in each for value in node.outputs)

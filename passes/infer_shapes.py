@@ -11,7 +11,7 @@ from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes
 from .classical_shapes import registry
 from .errors import Error, InvalidModelError, describe
 from .sequence_shapes import describe_lists
-from .subgraphs import Iteration
+from .subgraphs import Iteration, all_graphs
 
 _BROADCASTING = frozenset(
     "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual "
@@ -289,7 +289,7 @@ def _reinfer_where_symbols_were_merged(model: ir.Model) -> None:
 
 
 def _symbols_in(graph: ir.Graph) -> set[str]:
-    values = [*graph.inputs, *(value for node in graph.all_nodes() for value in node.outputs)]
+    values = [*graph.inputs, *(value for each in all_graphs(graph) for node in each for value in node.outputs)]
     return {
         dim.value
         for value in values

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .errors import InvalidModelError, describe
+from .subgraphs import all_graphs
 from .substitution import substitute
 
 LARGEST_GENERATED_WEIGHT = 2**28
@@ -49,7 +50,7 @@ class LiftConstants(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for graph in list(model.graphs()):
+        for graph in list(all_graphs(model.graph)):
             for node in list(graph):
                 modified |= _lift(node) or _generate_weight(node) or _unalias(node)
         modified |= _hoist(model)
@@ -138,7 +139,7 @@ def _hoist(model: ir.Model) -> bool:
 
 
 def _names_in(model: ir.Model) -> Iterator[str]:
-    for graph in model.graphs():
+    for graph in all_graphs(model.graph):
         yield from (value.name or "" for value in graph.inputs if not value.is_initializer())
         yield from graph.initializers
         yield from (value.name or "" for node in graph for value in node.outputs)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .subgraphs import all_graphs
 from .substitution import can_take_name, remove_if_unused, substitute
 from .tape import Scalar, Tape
 
@@ -41,7 +42,7 @@ class Rewriter:
 
     def _sweep(self, rules: Mapping[str, RewriteRule]) -> bool:
         modified = False
-        for graph in list(self._model.graphs()):
+        for graph in list(all_graphs(self._model.graph)):
             for node in list(graph):
                 if node.graph is None or node.domain != "" or node.op_type not in rules:
                     continue

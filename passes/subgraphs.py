@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import onnx_ir as ir
 
 from .substitution import subgraphs_of
+
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def captured_values(node: ir.Node) -> list[ir.Value]:
@@ -19,6 +22,20 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
     read = [value for graph in graphs for each in graph.all_nodes() for value in each.inputs]
     read += [value for graph in inside for value in graph.outputs]
     return list(dict.fromkeys(value for value in read if value is not None and value.graph not in inside))
+
+
+def all_graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """*graph* and the subgraphs in it, each before those in it.
+
+    What `graph.subgraphs()` gives, in a fraction of the time: most nodes have no attributes at all.
+    """
+    yield graph
+    for node in graph:
+        if node.attributes:
+            for attribute in node.attributes.data.values():
+                if attribute.type in _GRAPHS:
+                    for inner in subgraphs_of(attribute):
+                        yield from all_graphs(inner)
 
 
 @dataclass(frozen=True)

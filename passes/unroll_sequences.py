@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from .subgraphs import all_graphs
 from .substitution import substitute
 from .tape import CANONICAL_OPSET, Tape, Tensor
 
@@ -34,7 +35,7 @@ class UnrollSequences(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, False)
         outermost = Tape(model.graph, opset=CANONICAL_OPSET)
         modified = False
-        for graph in list(model.graphs()):
+        for graph in list(all_graphs(model.graph)):
             tape = outermost if graph is model.graph else outermost.body(graph)
             unrolling = _Unrolling(tape, self._protected)
             for node in list(graph):
