@@ -23,7 +23,7 @@ _REPEATS = {
 _OWN_ATTRIBUTES = ("axes", "extrapolation_value", "keep_aspect_ratio_policy")
 
 
-@rules.vjp("Resize", inputs=(0,), limits="`keep_aspect_ratio_policy` over all axes")
+@rules.vjp("Resize", inputs=(0,))
 def resize(n: Primal, dy: Tensor) -> Cotangent:
     """Along each axis the operator is a matrix, and the cotangent is multiplied by its transpose.
 
@@ -132,22 +132,23 @@ def _matrix_of_shared_scale(n: Primal, axis: int, _: int) -> Tensor:
     """
     op, x = n.op, n.required(0)
     resized = [each % x.rank for each in n.attr("axes", range(x.rank))]
+    sizes = [size_of(x, each) if each in resized else 1 for each in range(x.rank)]
     free = next((each for each in range(x.rank) if each not in resized), None)
     if free is None:
-        raise n.refuse("its keep_aspect_ratio_policy is for all axes; name the spatial ones in its attribute `axes`")
+        # One more axis in front of them, which is not resized.
+        free, axis, sizes, resized = 0, axis + 1, [1, *sizes], [each + 1 for each in resized]
+    rank = len(sizes)
     dtype = ir.DataType.FLOAT if x.dtype.bitwidth < 32 else x.dtype
-    before = size_of(x, axis)
+    before = sizes[free] = sizes[axis]
     identity = op.EyeLike(op.Expand(op.constant(0, dtype), join_sizes(op, [before, before])))
-    placed = identity.unsqueeze([each for each in range(x.rank) if each not in (free, axis)])
-    sizes: list[Size] = [1 if each not in resized else size_of(x, each) for each in range(x.rank)]
-    sizes[free] = before
+    placed = identity.unsqueeze([each for each in range(rank) if each not in (free, axis)])
     if free > axis:
-        placed = placed.transpose(_swapped(x.rank, free, axis))
+        placed = placed.transpose(_swapped(rank, free, axis))
     repeated = op.Expand(placed, join_sizes(op, sizes))
-    attributes = {name: attribute.value for name, attribute in n.node.attributes.items()}
+    attributes = {name: attribute.value for name, attribute in n.node.attributes.items()} | {"axes": resized}
     matrices = op.Resize(repeated, n.input(1), None, n.input(3), **attributes)
-    matrices.value.shape = ir.Shape([None] * x.rank)
-    others = [each for each in range(x.rank) if each not in (free, axis)]
+    matrices.value.shape = ir.Shape([None] * rank)
+    others = [each for each in range(rank) if each not in (free, axis)]
     matrix = crop(matrices, dict.fromkeys(others, (0, 1))).squeeze(others)
     return (matrix if free < axis else matrix.swap_last_two()).cast(x.dtype)
 

@@ -9,7 +9,6 @@ import onnx
 import pytest
 import torch.nn.functional as F
 
-from onnxgrad.passes.errors import UnsupportedError
 from onnxgrad.passes.rules import BUILTIN_RULES
 
 from .checking import check_rule, joint_graph, run_runtime
@@ -201,6 +200,16 @@ def test_a_policy_that_chooses_one_scale(
     )
 
 
-def test_a_policy_over_all_axes_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="keep_aspect_ratio_policy"):
-        check(sample(1, 1, 3, 4), sizes=[1, 1, 5, 5], keep_aspect_ratio_policy="not_larger")
+@pytest.mark.parametrize("policy", ["not_larger", "not_smaller"])
+@pytest.mark.parametrize(("shape", "sizes"), [((3, 4), [7, 6]), ((2, 2, 3, 4), [3, 2, 2, 6])])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_a_policy_over_all_axes(policy: str, shape: tuple[int, ...], sizes: list[int], mode: str) -> None:
+    check_rule(
+        "Resize",
+        [sample(*shape), None, None, np.array(sizes)],
+        wrt=[0],
+        constants=[3],
+        attributes={"mode": mode, "keep_aspect_ratio_policy": policy},
+        runtime_dtypes=(np.float32,) if mode == "nearest" or len(shape) == 2 else (),
+        second_order=False,
+    )
