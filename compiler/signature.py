@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 from ..passes.errors import InvalidModelError
@@ -42,7 +43,7 @@ class Port:
     in_place: bool = False
     optional: bool = False
 
-    @property
+    @cached_property
     def static_shape(self) -> tuple[int, ...] | None:
         """The shape if every size is known, else None."""
         sizes = tuple(dim for dim in self.shape or () if isinstance(dim, int))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -164,6 +165,7 @@ def _view(flat: np.ndarray, slot: Slot) -> np.ndarray:
     return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
 
 
+@cache
 def np_dtype(name: str) -> np.dtype:
     """The NumPy dtype of a signature's dtype name, ml_dtypes' included."""
     return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)

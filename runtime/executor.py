@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,23 @@ _INTERNAL = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class _Binding:
+    """A binding of the runtime with everything bound that stays where it is from run to run."""
+
+    bound: ort.IOBinding
+    fed: frozenset[str]
+    parameters: Buffers
+    grads: Buffers | None
+
+
 class Executor:
-    """Runs one graph of a program.
+    """Runs one graph of a program. Several threads may run it at once; each has a binding of its own.
 
     Attributes:
         signature: of the joint graph that the graph belongs to.
-        ports: the signature's inputs that this graph has.
+        fed: the inputs and labels that this graph takes, by name.
+        seeds: the cotangents that it takes, by the names of the outputs.
     """
 
     def __init__(
@@ -49,10 +61,14 @@ class Executor:
         self._device = device
         self._session = create_session(model, providers, options)
         names = {value.name for value in model.graph.inputs}
-        self.ports = [port for port in signature.inputs if port.name in names]
-        self._integers = [port.name for port in self.ports if "int" in port.dtype]
+        self._ports = [port for port in signature.inputs if port.name in names]
+        self.fed = {port.name: port for port in self._ports if port.role in ("input", "label")}
+        self.seeds = {str(port.of): port for port in self._ports if port.role == "grad_output"}
+        self._integers = [port.name for port in self._ports if "int" in port.dtype]
         outputs = {value.name for value in model.graph.outputs}
         self._outputs = [port for port in signature.outputs if port.name in outputs]
+        self._results = [port for port in self._outputs if not (port.role == "grad_buffer" and port.in_place)]
+        self._idle: list[_Binding] = []
 
     def run(
         self,
@@ -67,59 +83,84 @@ class Executor:
         Returns:
             the outputs that are no buffers, by name: NumPy arrays, or OrtValues on the session's device.
         """
-        binding = self._session.io_binding()
-        known: dict[str, np.ndarray] = {}
-        for port in self.ports:
-            if port.role == "parameter":
-                self._bind_buffer(binding.bind_input, port, parameters, port.name)
-            elif port.role == "grad_buffer":
-                assert grads is not None
-                self._bind_buffer(binding.bind_input, port, grads, str(port.of))
+        binding = self._take_binding(frozenset(feeds), parameters, grads)
+        bound = binding.bound
         for name, array in feeds.items():
             if isinstance(array, ort.OrtValue):
-                binding.bind_ortvalue_input(name, array)
+                bound.bind_ortvalue_input(name, array)
             else:
-                binding.bind_cpu_input(name, array)
-        for port in self._outputs:
-            if port.role != "grad_buffer":
-                self._bind_result(binding, port, known, on_device=as_ortvalues)
-            elif port.in_place:
-                assert grads is not None
-                self._bind_buffer(binding.bind_output, port, grads, str(port.of))
+                bound.bind_cpu_input(name, array)
+        known: dict[str, np.ndarray] = {}
+        allocated = []
+        for port in self._results:
+            on_device = as_ortvalues or port.role == "grad_buffer"
+            array = None if on_device else self._bind_known(bound, port)
+            if array is not None:
+                known[port.name] = array
             else:
-                self._bind_result(binding, port, {}, on_device=True)
-        run_bound(self._session, binding, self._integers)
+                self._bind_to_device(bound, port, on_device=on_device)
+                allocated.append(port)
+        run_bound(self._session, bound, self._integers)
+        values = dict(zip((port.name for port in self._outputs), bound.get_outputs(), strict=True)) if allocated else {}
         results: dict[str, Any] = {}
-        for port, value in zip(self._outputs, binding.get_outputs(), strict=True):
-            if port.role == "grad_buffer":
-                if not port.in_place:
-                    assert grads is not None
-                    grads[str(port.of)] = value.numpy()
-            elif as_ortvalues:
-                results[port.name] = value
+        for port in self._results:
+            if port.name in known:
+                results[port.name] = known[port.name]
+            elif port.role == "grad_buffer":
+                assert grads is not None
+                grads[str(port.of)] = values[port.name].numpy()
             else:
                 # The view that an OrtValue gives of memory of its own ends with it.
-                results[port.name] = known[port.name] if port.name in known else np.array(value.numpy())
+                value = values[port.name]
+                results[port.name] = value if as_ortvalues else np.array(value.numpy())
+        for port in allocated:
+            self._bind_to_device(bound, port, on_device=True)  # lets go of what the runtime has allocated
+        self._idle.append(binding)
         return results
+
+    def _take_binding(self, fed: frozenset[str], parameters: Buffers, grads: Buffers | None) -> _Binding:
+        """An idle binding of these buffers, or a new one."""
+        while self._idle:
+            try:
+                binding = self._idle.pop()
+            except IndexError:  # another thread took it
+                break
+            if binding.fed == fed and binding.parameters is parameters and binding.grads is grads:
+                return binding
+        bound = self._session.io_binding()
+        for port in self._ports:
+            if port.role == "parameter":
+                self._bind_buffer(bound.bind_input, port, parameters, port.name)
+            elif port.role == "grad_buffer":
+                assert grads is not None
+                self._bind_buffer(bound.bind_input, port, grads, str(port.of))
+        for port in self._outputs:
+            if port.role == "grad_buffer" and port.in_place:
+                assert grads is not None
+                self._bind_buffer(bound.bind_output, port, grads, str(port.of))
+            else:
+                self._bind_to_device(bound, port, on_device=True)
+        return _Binding(bound, fed, parameters, grads)
 
     def _bind_buffer(self, bind: Any, port: Port, buffers: Buffers, name: str) -> None:
         shape = list(buffers.layout.slots[name].shape)
         element = element_type(port.dtype)
         bind(port.name, self._device.kind, self._device.index, element, shape, buffers.address(name))
 
-    def _bind_result(
-        self, binding: ort.IOBinding, port: Port, known: dict[str, np.ndarray], *, on_device: bool
-    ) -> None:
-        """Let the runtime allocate an output; NumPy memory of known size, kept in *known*, it may write to at once."""
-        shape, native = port.static_shape, np_dtype(port.dtype).kind in "fiub"
-        if shape is not None and native and not on_device and self._device.kind == "cpu":
-            array = np.empty(shape, np_dtype(port.dtype))
-            known[port.name] = array
-            element, address = array.dtype.type, array.ctypes.data
-            binding.bind_output(port.name, "cpu", 0, element, list(array.shape), address)
-        else:
-            kind = self._device.kind if on_device else "cpu"
-            binding.bind_output(port.name, kind, self._device.index if kind != "cpu" else 0)
+    def _bind_known(self, bound: ort.IOBinding, port: Port) -> np.ndarray | None:
+        """NumPy memory of known size, to which the runtime writes an output at once."""
+        shape = port.static_shape
+        dtype = np_dtype(port.dtype)
+        if shape is None or self._device.kind != "cpu" or dtype.kind not in "fiub":
+            return None
+        array = np.empty(shape, dtype)
+        bound.bind_output(port.name, "cpu", 0, dtype.type, shape, array.ctypes.data)
+        return array
+
+    def _bind_to_device(self, bound: ort.IOBinding, port: Port, *, on_device: bool) -> None:
+        """Let the runtime allocate an output."""
+        kind = self._device.kind if on_device else "cpu"
+        bound.bind_output(port.name, kind, self._device.index if kind != "cpu" else 0)
 
 
 def create_session(

@@ -91,8 +91,8 @@ def _from_other_device(array: Array, name: str) -> ort.OrtValue:
 
 
 def _check(port: Port, array: np.ndarray | ort.OrtValue, sizes: dict[str, tuple[int, str]]) -> None:
-    dtype = dtype_of(array)
-    if dtype != port.dtype:
+    fits = isinstance(array, np.ndarray) and array.dtype == np_dtype(port.dtype)
+    if not fits and (dtype := dtype_of(array)) != port.dtype:
         fix = f"convert it with .astype({port.dtype!r})" if isinstance(array, np.ndarray) else "convert it"
         raise InputError(f"Input {port.name!r} is {dtype}, but the graph takes {port.dtype}; {fix}")
     shape = tuple(array.shape() if isinstance(array, ort.OrtValue) else array.shape)

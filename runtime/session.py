@@ -59,6 +59,7 @@ class Session:
         self._build = threading.Lock()
         self._backward = threading.Lock()
         signature = program.signature
+        self._fed = {port.name for port in signature.inputs_of("input", "label")}
         self._gradient_of = {str(p.of): p for p in signature.outputs if p.role in ("gradient", "grad_buffer")}
         initial = program.parameters
         shapes = [(name, array.dtype.name, array.shape) for name, array in initial.items()]
@@ -187,8 +188,7 @@ class Session:
     def _feeds(
         self, executor: Executor, inputs: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None
     ) -> dict[str, np.ndarray | ort.OrtValue]:
-        fed = {port.name: port for port in executor.ports if port.role in ("input", "label")}
-        seeds = {str(port.of): port for port in executor.ports if port.role == "grad_output"}
+        fed, seeds = executor.fed, executor.seeds
         given = dict(grad_outputs or {})
         missing = [name for name, port in seeds.items() if not port.optional and name not in given]
         if missing:
@@ -202,7 +202,7 @@ class Session:
                 f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
             )
         # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
-        unread = {port.name for port in self.program.signature.inputs_of("input", "label")} - set(fed)
+        unread = self._fed - fed.keys()
         arrays: dict[str, Array] = {name: array for name, array in inputs.items() if name not in unread}
         for name, port in seeds.items():
             if name not in given:

@@ -16,6 +16,7 @@ import torch
 
 import onnxgrad
 from onnxgrad.runtime.device import count_cuda_devices
+from onnxgrad.runtime.feeds import to_numpy
 from tests.compiler.forward_models import MLP_WEIGHTS, mlp, parse, random, torch_gradients, torch_mlp
 
 X, SEED, LABELS = random(6, 4), random(6, 3, seed=9), np.array([0, 2, 1, 1, 0, 2])
@@ -207,6 +208,20 @@ def test_results_as_ortvalues() -> None:
     assert isinstance(outputs["logits"], ort.OrtValue)
     assert isinstance(session.backward(BATCH, as_ortvalues=True)["loss"], ort.OrtValue)
     assert_close(session.grads, torch_loss()[1])
+
+
+def test_what_one_run_gives_the_next_leaves_alone() -> None:
+    session = session_of(wrt=[*WEIGHTS, "x"])
+    for options in ({}, {"as_ortvalues": True}):
+        given, kept = [], []
+        for rows in (6, 2, 6, 3):
+            outputs, gradients = session.value_and_grad({"x": X[:rows]}, {"logits": SEED[:rows]}, **options)
+            given.append({**outputs, **gradients})
+            kept.append({name: np.array(to_numpy(value)) for name, value in given[-1].items()})
+        for values, copies in zip(given, kept, strict=True):
+            for name, value in values.items():
+                np.testing.assert_array_equal(to_numpy(value), copies[name])
+        assert_close(kept[0], torch_gradients([*WEIGHTS, "x"], X, SEED))
 
 
 def test_float16_and_float64_models() -> None:
