@@ -94,9 +94,9 @@ class Executor:
         allocated = []
         for port in self._results:
             on_device = as_ortvalues or port.role == "grad_buffer"
-            array = None if on_device else self._bind_known(bound, port)
-            if array is not None:
-                known[port.name] = array
+            memory = None if on_device else self._bind_known(bound, port)
+            if memory is not None:
+                known[port.name] = memory
             else:
                 self._bind_to_device(bound, port, on_device=on_device)
                 allocated.append(port)
