@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -70,7 +70,9 @@ class Signature:
         return next((port.name for port in self.outputs_of("loss")), None)
 
     def to_json(self) -> str:
-        return json.dumps({"version": SIGNATURE_VERSION, **asdict(self)}, separators=(",", ":"))
+        inputs, outputs = [[_described(port) for port in ports] for ports in (self.inputs, self.outputs)]
+        data = {"version": SIGNATURE_VERSION, "mode": self.mode, "inputs": inputs, "outputs": outputs}
+        return json.dumps(data, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Signature:
@@ -92,6 +94,10 @@ class Signature:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"The joint graph's signature is damaged: {error}") from error
+
+
+def _described(port: Port) -> dict[str, object]:
+    return {field.name: getattr(port, field.name) for field in fields(Port)}
 
 
 def _port(data: dict[str, object]) -> Port:

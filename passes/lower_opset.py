@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
 
 import onnx
 import onnx_ir as ir
@@ -113,13 +115,14 @@ def _objection(node: ir.Node, opset: int) -> str | None:
 
 def _wrong_type(form: Form, node: ir.Node, schema: onnx.defs.OpSchema) -> str | None:
     """What is wrong with the types: one that is not allowed, or two for what has to be of one type."""
-    allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
+    allowed = _allowed_types(schema.name, schema.since_version)
     bound: dict[str, tuple[str, str | None]] = {}
-    for value, formal in (*_pairs(form.inputs, schema.inputs), *_pairs(node.outputs, schema.outputs)):
+    inputs, outputs = _formals(schema.name, schema.since_version)
+    for value, formal in (*_pairs(form.inputs, inputs), *_pairs(node.outputs, outputs)):
         if value is None or value.dtype is None or not isinstance(value.type, ir.TensorType):
             continue
-        name, parameter = _type_string(value.dtype), formal.type_str
-        if name not in allowed.get(parameter, [parameter]):
+        name, parameter = _type_string(value.dtype), formal.type
+        if name not in allowed.get(parameter, (parameter,)):
             return f"{value.name!r}, its {formal.name}, is {name}, which the operator does not allow"
         if parameter in allowed and formal.is_homogeneous:
             other, first = bound.setdefault(parameter, (name, value.name))
@@ -128,9 +131,31 @@ def _wrong_type(form: Form, node: ir.Node, schema: onnx.defs.OpSchema) -> str | 
     return None
 
 
-def _pairs(
-    values: Sequence[ir.Value | None], formals: Sequence[onnx.defs.OpSchema.FormalParameter]
-) -> Iterator[tuple[ir.Value | None, onnx.defs.OpSchema.FormalParameter]]:
+class _Formal(NamedTuple):
+    """What a schema says of an input or output; read once, as the schema copies it each time."""
+
+    name: str
+    type: str
+    is_homogeneous: bool
+
+
+@cache
+def _formals(op_type: str, version: int) -> tuple[list[_Formal], list[_Formal]]:
+    schema = onnx.defs.get_schema(op_type, version, "")
+    inputs, outputs = [
+        [_Formal(formal.name, formal.type_str, formal.is_homogeneous) for formal in formals]
+        for formals in (schema.inputs, schema.outputs)
+    ]
+    return inputs, outputs
+
+
+@cache
+def _allowed_types(op_type: str, version: int) -> Mapping[str, frozenset[str]]:
+    constraints = onnx.defs.get_schema(op_type, version, "").type_constraints
+    return {constraint.type_param_str: frozenset(constraint.allowed_type_strs) for constraint in constraints}
+
+
+def _pairs(values: Sequence[ir.Value | None], formals: Sequence[_Formal]) -> Iterator[tuple[ir.Value | None, _Formal]]:
     """Each value with what the schema says of it; the last entry of the schema may stand for many values."""
     if formals:
         yield from ((value, formals[min(index, len(formals) - 1)]) for index, value in enumerate(values))
@@ -145,6 +170,7 @@ def _is_default(op_type: str, name: str, value: object) -> bool:
     return bool(default == value or (isinstance(default, bytes) and default.decode() == value))
 
 
+@cache
 def _schema(op_type: str, opset: int) -> onnx.defs.OpSchema | None:
     try:
         return onnx.defs.get_schema(op_type, opset, "")
@@ -152,6 +178,7 @@ def _schema(op_type: str, opset: int) -> onnx.defs.OpSchema | None:
         return None
 
 
+@cache
 def _type_string(dtype: ir.DataType) -> str:
     names = {ir.DataType.FLOAT: "float", ir.DataType.DOUBLE: "double"}
     return f"tensor({names.get(dtype, dtype.name.lower())})"

@@ -44,7 +44,7 @@ class Rewriter:
         modified = False
         for graph in list(all_graphs(self._model.graph)):
             for node in list(graph):
-                if node.graph is None or node.domain != "" or node.op_type not in rules:
+                if node.op_type not in rules or node.domain != "" or node.graph is None:
                     continue
                 output = node.outputs[0]
                 if output.name in self.protected:
