@@ -20,6 +20,9 @@ _FEW_CHANNELS = 8
 _FEW_POSITIONS = 256
 """Below 16 x 16 positions the fixed cost of a small product or copy outweighs its arithmetic."""
 
+_SHORT_ROWS = 400
+"""Up to 20 x 20 positions, products of whole rows are faster than the tenth of them that is needed, one by one."""
+
 
 @dataclass(frozen=True)
 class ConvolutionSizes:
@@ -48,6 +51,9 @@ class WeightForm(Enum):
     CONVOLUTION = "one Conv of the long signal by the short one, over the batch"
     TAPS = "for each tap and each member of the batch one product, summed over the batch"
     TAPS_OVER_BATCH = "for each tap one product that contracts the batch too; both signals are transposed"
+    ROWS = (
+        "for each channel one product of rows by rows that contracts the batch too, of which some elements are picked"
+    )
     GATHERED_TAPS = "the taps side by side, and for each member of the batch one product, summed over the batch"
 
 
@@ -57,9 +63,13 @@ def weight_form(sizes: ConvolutionSizes) -> WeightForm:
     A Conv serves kernels of many taps, whose number is then the width of its inner product. Where each tap has a
     product of its own, few channels make it thin: then the taps are gathered, which copies the signal once for
     each. To contract the batch in the product costs the transposition of both signals, and saves a gradient for
-    each member of the batch: it pays where the weight is larger than the signals.
+    each member of the batch: it pays where the weight is larger than the signals. The products of a depthwise
+    convolution have one row and one column: those of whole rows of short signals are better filled.
     """
     taps = prod(sizes.kernel)
+    short = sizes.short_positions is not None and sizes.short_positions <= _SHORT_ROWS
+    if _is_depthwise(sizes) and short and 1 < taps <= _MANY_TAPS:
+        return WeightForm.ROWS
     if sizes.long_channels < _FEW_CHANNELS and taps > 1:
         if sizes.groups == 1:
             return WeightForm.GATHERED_TAPS if taps <= 16 else WeightForm.CONVOLUTION
@@ -72,6 +82,10 @@ def weight_form(sizes: ConvolutionSizes) -> WeightForm:
     weight = sizes.short_channels * sizes.long_channels * taps
     signals = sizes.long_channels * sizes.long_positions + sizes.short_channels * sizes.short_positions
     return WeightForm.TAPS_OVER_BATCH if weight > signals else WeightForm.TAPS
+
+
+def _is_depthwise(sizes: ConvolutionSizes) -> bool:
+    return sizes.groups > 1 and sizes.long_channels == sizes.short_channels == 1 and len(sizes.kernel) == 2
 
 
 def prefers_reversed_kernel(sizes: ConvolutionSizes) -> bool:

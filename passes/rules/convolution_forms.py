@@ -13,6 +13,7 @@ from itertools import product
 from math import prod
 
 import numpy as np
+import onnx_ir as ir
 
 from ..convolution_gradients import ConvolutionSizes, WeightForm, prefers_reversed_kernel, weight_form
 from ..tape import Tensor
@@ -39,6 +40,8 @@ def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows]
         return correlate(x, y, w, windows, group)
     if form is WeightForm.TAPS_OVER_BATCH:
         return _correlate_over_batch(x, y, w, windows, sizes)
+    if form is WeightForm.ROWS:
+        return _correlate_by_rows(x, y, w, windows, sizes)
     return _correlate_by_taps(x, y, w, windows, sizes, gathered=form is WeightForm.GATHERED_TAPS)
 
 
@@ -106,6 +109,30 @@ def _correlate_over_batch(
         columns = tap.reshape([*groups, sizes.long_channels, -1])
         products.append(rows @ columns.swap_last_two() if groups else y.op.Gemm(rows, columns, transB=1))
     return _taps_last(_concatenate(products, axis=rows.rank - 1), w, sizes)
+
+
+def _correlate_by_rows(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+    """yᵀ x for each channel and row of taps: (G, N·H, W) by (G, N·H, V), the rows of V elements that meet those of y.
+
+    Of each product (W, V) the elements are summed up at which a tap meets an element of y.
+    """
+    op, channels, (tall, wide) = x.op, sizes.groups, sizes.kernel
+    down, across = windows
+    height, width = (dim for dim in y.shape[2:] if isinstance(dim, int))
+    x, y = x.transpose([1, 0, 2, 3]), y.transpose([1, 0, 2, 3])
+    padded = zero_pad(x, {axis: (each.before, each.after) for axis, each in enumerate(windows, 2)})
+    met = (width - 1) * across.stride + (wide - 1) * across.dilation + 1
+    columns = y.reshape([channels, -1, width]).swap_last_two()
+    products = []
+    for start in range(0, tall * down.dilation, down.dilation):
+        ends = op.ints([start + (height - 1) * down.stride + 1, met])
+        rows = op.Slice(padded, op.ints([start, 0]), ends, op.ints([2, 3]), op.ints([down.stride, 1]))
+        products.append((columns @ rows.reshape([channels, -1, met])).reshape([channels, width * met]))
+    beside = _concatenate(products, axis=1)
+    tap, column, element = np.ogrid[:tall, :wide, :width]
+    positions = (tap * width + element) * met + element * across.stride + column * across.dilation
+    picked = op.Gather(beside, op.constant(positions, ir.DataType.INT64), axis=1)
+    return picked.sum([-1]).reshape_like(w)
 
 
 def _taps_last(products: Tensor, w: Tensor, sizes: ConvolutionSizes) -> Tensor:

@@ -171,7 +171,7 @@ def test_conv_transpose_that_is_longer_than_its_windows() -> None:
     )
 
 
-PRODUCTS = [form for form in WeightForm if form is not WeightForm.CONVOLUTION]
+PRODUCTS = [WeightForm.TAPS, WeightForm.TAPS_OVER_BATCH, WeightForm.GATHERED_TAPS]
 
 
 @pytest.mark.parametrize("form", PRODUCTS)
@@ -193,6 +193,25 @@ def test_weight_by_products(
     monkeypatch.setattr(convolution_forms, "weight_form", lambda sizes: form)
     group = options.get("group", 1)
     check_conv(sample(2, 2, 4, 5), sample(2, 2 // group, *kernel), static=[1], runtime_dtypes=(np.float32,), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel"),
+    [
+        ({"pads": [1, 1, 1, 1]}, (3, 3)),
+        ({"pads": [1, 0, 1, 2], "strides": [2, 2]}, (3, 2)),
+        ({"strides": [1, 3], "pads": [0, 1, 2, 1], "dilations": [2, 1]}, (2, 2)),
+        ({"auto_pad": "SAME_UPPER", "strides": [3, 1]}, (2, 3)),
+        ({"dilations": [1, 2]}, (1, 2)),
+    ],
+    ids=str,
+)
+def test_depthwise_weight_by_rows(options: dict[str, Any], kernel: tuple[int, int]) -> None:
+    x, w = sample(2, 3, 6, 7), sample(3, 1, *kernel)
+    op_types = [node.op_type for node in gradients(["n", *x.shape[1:]], w.shape, group=3, **options).graph.node]
+    assert op_types.count("MatMul") == kernel[0]
+    assert "Gather" in op_types
+    check_conv(x, w, runtime_dtypes=(np.float32,), group=3, **options)
 
 
 @pytest.mark.parametrize("form", PRODUCTS)
@@ -251,7 +270,7 @@ def gradients(x: list[Any], w: tuple[int, ...], **attributes: Any) -> onnx.Model
         ([32, 32], (16, 3, 3, 3), {}, {"MatMul": 1, "ConvTranspose": 1}),
         ([64, 64], (64, 3, 7, 7), {"strides": [2, 2]}, {"Conv": 1, "ConvTranspose": 1}),
         ([28, 28], (96, 1, 3, 3), {"group": 96}, {"MatMul": 9, "Conv": 1}),
-        ([14, 14], (96, 1, 3, 3), {"group": 96}, {"Conv": 2}),
+        ([14, 14], (96, 1, 3, 3), {"group": 96}, {"MatMul": 3, "Conv": 1}),
         (["H", "W"], (64, 64, 3, 3), {"pads": [1, 1, 1, 1]}, {"MatMul": 9, "Conv": 1}),
     ],
 )
@@ -266,14 +285,25 @@ def test_form_by_sizes(
 
 
 @pytest.mark.parametrize("batch", [0, 1, 3])
-@pytest.mark.parametrize("weight", [(8, 8, 3, 3), (8, 3, 3, 3), (64, 64, 1, 1), (6, 6, 3, 3), (8, 8, 7, 7)], ids=str)
-def test_any_batch_runs(batch: int, weight: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("weight", "group"),
+    [
+        ((8, 8, 3, 3), 1),
+        ((8, 3, 3, 3), 1),
+        ((64, 64, 1, 1), 1),
+        ((6, 6, 3, 3), 1),
+        ((8, 8, 7, 7), 1),
+        ((5, 1, 3, 3), 5),
+    ],
+    ids=str,
+)
+def test_any_batch_runs(batch: int, weight: tuple[int, ...], group: int) -> None:
     """A graph for a batch of unknown size, run on one, several and no samples, against PyTorch in float64."""
-    x = sample(batch, weight[1], 9, 8)
+    x = sample(batch, group * weight[1], 9, 8)
     w = sample(*weight)
-    model = gradients(["N", *x.shape[1:]], weight, strides=[1, 1])
+    model = gradients(["N", *x.shape[1:]], weight, strides=[1, 1], group=group)
     leaves = [torch.tensor(array, requires_grad=True) for array in (x, w)]
-    y = F.conv2d(*leaves)
+    y = F.conv2d(*leaves, groups=group)
     seed = sample(*y.shape, seed=1)
     expected = torch.autograd.grad(y, leaves, torch.tensor(seed))
     feeds = {"x": x, "w": w, "y.grad_output": seed}
