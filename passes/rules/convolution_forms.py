@@ -108,7 +108,8 @@ def _correlate_over_batch(
     for tap in _taps(x, y, windows, sizes.kernel):
         columns = tap.reshape([*groups, sizes.long_channels, -1])
         products.append(rows @ columns.swap_last_two() if groups else y.op.Gemm(rows, columns, transB=1))
-    return _taps_last(_concatenate(products, axis=rows.rank - 1), w, sizes)
+    gradient = _taps_last(_concatenate(products, axis=rows.rank - 1), w, sizes)
+    return _zero_without_samples(gradient, x) if groups else gradient
 
 
 def _correlate_by_rows(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
@@ -132,7 +133,16 @@ def _correlate_by_rows(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Window
     tap, column, element = np.ogrid[:tall, :wide, :width]
     positions = (tap * width + element) * met + element * across.stride + column * across.dilation
     picked = op.Gather(beside, op.constant(positions, ir.DataType.INT64), axis=1)
-    return picked.sum([-1]).reshape_like(w)
+    return _zero_without_samples(picked.sum([-1]).reshape_like(w), x)
+
+
+def _zero_without_samples(gradient: Tensor, x: Tensor) -> Tensor:
+    """*gradient*, which products over the samples of *x* gave; x has the samples as its second axis.
+
+    ONNX Runtime 1.31 sets only the first of several products over no elements to zero.
+    """
+    samples = size_of(x, 1)
+    return gradient if isinstance(samples, int) else x.op.Where(samples > 0, gradient, x.op.constant(0, x.dtype))
 
 
 def _taps_last(products: Tensor, w: Tensor, sizes: ConvolutionSizes) -> Tensor:
