@@ -23,6 +23,9 @@ Part = Literal["forward", "backward", "recomputed"]
 WITHOUT_RULE = {"accumulate": "(gradient buffers)", "differentiate": "(sums of gradients)"}
 """What the time of backward nodes that no rule emitted is counted under, by the pass that emitted them."""
 
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Where the runtime merges one of them with other operators, it takes most of the time."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -90,21 +93,21 @@ class JointGraph:
             for value in (*node.inputs, *captured_values(node)):
                 if value is not None:
                     readers.setdefault(value, []).append(node)
-        attributions: dict[ir.Node, Attribution] = {}
+        merged: dict[ir.Node, frozenset[ir.Node]] = {}
         for node in reversed(list(optimized)):
-            merged = {each for value in node.outputs for each in self._computing(str(value.name), there)}
-            if not merged and node.name in self._nodes:
-                merged = {self._nodes[node.name]}
-            if merged:
-                origins = frozenset(map(self.origin, merged))
-                attributions[node] = Attribution(self.origin(self._principal(node, merged)), origins)
-                continue
-            # A value that only the runtime knows belongs to what is made of it.
-            later = (reader for value in node.outputs for reader in readers.get(value, ()) if reader in attributions)
-            reader = next(later, None)
-            if reader is not None:
-                attributions[node] = Attribution(attributions[reader].origin, frozenset({attributions[reader].origin}))
-        return attributions
+            found = frozenset(each for value in node.outputs for each in self._computing(str(value.name), there))
+            if not found and node.name in self._nodes:
+                found = frozenset({self._nodes[node.name]})
+            if not found:
+                # A value that only the runtime knows belongs to what is made of it.
+                later = [reader for value in node.outputs for reader in readers.get(value, ()) if reader in merged]
+                found = merged[later[0]] if later else found
+            if found:
+                merged[node] = found
+        return {
+            node: Attribution(self.origin(self._principal(node, nodes)), frozenset(map(self.origin, nodes)))
+            for node, nodes in merged.items()
+        }
 
     def _computing(self, name: str, there: set[str]) -> Iterator[ir.Node]:
         """The nodes that compute the value *name* from values whose names are *there*."""
@@ -120,11 +123,11 @@ class JointGraph:
             reads = (*node.inputs, *captured_values(node))
             stack += [read.producer() for read in reads if read is not None and read.name not in there]
 
-    def _principal(self, optimized: ir.Node, merged: set[ir.Node]) -> ir.Node:
+    def _principal(self, optimized: ir.Node, merged: frozenset[ir.Node]) -> ir.Node:
         """The one of *merged* that most of the work is for: a FusedConv is a Conv, whatever follows it."""
 
         def rank(node: ir.Node) -> tuple[bool, int, bool, int]:
-            alike = node.op_type in optimized.op_type
-            return alike, alike * len(node.op_type), node.name == optimized.name, self._position[node]
+            alike = len(node.op_type) if node.op_type in optimized.op_type else 0
+            return node.op_type in PRODUCTS, alike, node.name == optimized.name, self._position[node]
 
         return max(merged, key=rank)

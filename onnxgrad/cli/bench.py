@@ -189,8 +189,12 @@ def _print(measured: Benchmark, mode: str, heading: str) -> None:
 
 
 def _cells(spread: Spread, scale: float, unit: str) -> tuple[str, str]:
-    lower, median, upper = (scale * value for value in (spread.lower, spread.median, spread.upper))
-    return f"{median:.3g}{unit}", f"{lower:.3g} – {upper:.3g}{unit}"
+    lower, median, upper = (_three_digits(scale * value) for value in (spread.lower, spread.median, spread.upper))
+    return f"{median}{unit}", f"{lower} – {upper}{unit}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _heading(

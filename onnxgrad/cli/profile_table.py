@@ -11,7 +11,7 @@ from .console import result_console, result_table
 if TYPE_CHECKING:
     from ..runtime.profile import Profile, Share
 
-_LINE = re.compile(r'File "(.*)", line (\d+), in .*')
+_LINE = re.compile(r'File "(?:.*[/\\])?([^/\\]+[/\\][^/\\]+)", line (\d+)')
 
 KERNELS = 4
 """How many of the runtime's operators a row names."""
@@ -41,7 +41,7 @@ def print_profile(profile: Profile, heading: str, top: int) -> None:
     if top:
         table = result_table("forward node", "operator", *parts, "share", "source", title="By forward node")
         for share in profile.by_forward_node()[:top]:
-            line = _LINE.sub(r"\1:\2", profile.source_lines.get(share.name, ""))
+            line = _short(profile.source_lines.get(share.name, ""))
             table.add_row(share.name, share.operator, *_numbers(share, profile.total, recomputes), line)
         _align(table.columns[2 : len(parts) + 3])
         console.print(table)
@@ -95,6 +95,12 @@ def _inside(share: Share) -> str:
     """The runtime's operators that take the most of the backward part, each with its part of it."""
     whole = share.backward + share.recomputed
     return ", ".join(f"{name} {time / whole:.0%}" for name, time in share.kernels[:KERNELS] if time >= whole / 100)
+
+
+def _short(line: str) -> str:
+    """`File "/home/me/net/model.py", line 25, in forward` as `net/model.py:25`."""
+    found = _LINE.match(line)
+    return f"{found[1]}:{found[2]}" if found else line
 
 
 def _align(columns: Sequence[Any]) -> None:
