@@ -185,7 +185,9 @@ def _print(measured: Benchmark, mode: str, heading: str) -> None:
     console.print(table)
     for name, reason in measured.left_out.items():
         console.print(f"Not measured: {ROWS[name]}: {reason}")
-    console.print("No other framework was measured: none that is installed differentiates an .onnx file.", style="dim")
+    console.print(
+        "No peer to compare with: PyTorch needs the Python module that a model was exported from", style="dim"
+    )
 
 
 def _cells(spread: Spread, scale: float, unit: str) -> tuple[str, str]:

@@ -10,33 +10,44 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..compiler.save import staging_folder
+
 if TYPE_CHECKING:
     from ..runtime.profile import Profile, Share
 
 INK, GRID = "#334155", "#e2e8f0"
 COLORS = {"forward": "#94a3b8", "backward": "#2563eb", "recomputed": "#059669"}
 ROWS = 14
+"""How many bars have names of their own."""
+LEAST = 0.002
+"""The share of a step from which an operator has one."""
 
 
 def draw_profile(profile: Profile, path: Path, heading: str) -> None:
-    """Write a PNG to *path*: a bar for each operator, and one for each of the forward nodes that take the most."""
+    """Write a PNG to *path*: a bar for each operator, and one for each of the forward nodes that take the most.
+
+    Raises Error when it cannot be written.
+    """
     with matplotlib.rc_context(
         {"font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "text.parse_math": False}
     ):
         operators, nodes = profile.by_operator(), profile.by_forward_node()
-        rows = min(ROWS, max(len(operators), len(nodes)))
+        rows = min(ROWS, len(nodes))
         figure = Figure(figsize=(13, 1.6 + 0.3 * max(rows, 6)), layout="constrained")
         left, right = figure.subplots(1, 2)
-        figure.suptitle(f"{heading}, {profile.step:.2f} ms a step", fontsize=10)
+        lost = sum(kernel.milliseconds for kernel in profile.unattributed)
+        missing = f", {lost:.2f} ms of it not attributed" if lost else ""
+        figure.suptitle(f"{heading}, {profile.step:.2f} ms a step{missing}", fontsize=10)
         _draw(left, operators, profile.total, "by operator and its rule")
         _draw(right, nodes, profile.total, "by forward node")
         left.legend(frameon=False, loc="lower right")
-        figure.savefig(path, dpi=150, format="png")
+        with staging_folder(path) as folder:
+            figure.savefig(folder / path.name, dpi=150, format="png")
 
 
 def _draw(axes: Axes, shares: Sequence[Share], total: float, title: str) -> None:
-    shown = shares[:ROWS]
-    rest = shares[ROWS:]
+    count = min(ROWS, sum(share.total >= LEAST * total for share in shares))
+    shown, rest = shares[:count], shares[count:]
     labels = [_short(share.name) for share in shown] + [f"{len(rest)} others"] * bool(rest)
     starts = [0.0] * len(labels)
     for part, color in COLORS.items():
