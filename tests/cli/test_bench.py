@@ -75,9 +75,8 @@ def test_a_program_without_a_loss_is_seeded(tmp_path: Path) -> None:
 def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
     name = "[/b][red]$x_1$"
     path = tmp_path / "m.train.onnx"
-    onnxgrad.compile(
-        parse(f'g (float[N, 3] x) => (float[N, 3] y) {{ ["{name}"] y = Mul (x, w) }}', {"w": random(3)})
-    ).save(path)
+    graph = f'g (float[N, 3] x) => (float[N, 3] y) {{ ["{name}"] y = Mul (x, w) }}'
+    onnxgrad.compile(parse(graph, {"w": random(3)})).save(path)
     shown = run("bench", path, "--profile", "--picture", tmp_path / "p.png", *QUICK)
     assert shown.code == 0
     assert name in shown.out
