@@ -18,7 +18,7 @@ from ..passes.eliminate_common_subexpressions import RECOMPUTE
 from ..passes.errors import source_line
 from ..passes.subgraphs import captured_values
 
-Part = Literal["forward", "backward", "recomputed"]
+Phase = Literal["forward", "backward", "recomputed"]
 
 WITHOUT_RULE = {"accumulate": "(gradient buffers)", "differentiate": "(sums of gradients)"}
 """What the time of backward nodes that no rule emitted is counted under, by the pass that emitted them."""
@@ -32,12 +32,12 @@ class Origin:
     """Where a node of the joint graph comes from.
 
     Attributes:
-        part: the forward part, the backward part, or what of the forward part is computed again for the latter.
+        phase: the forward part, the backward part, or what of the forward part is computed again for the latter.
         operator: the forward operator; in the backward part the one whose rule emitted the node.
         forward_node: the name of the forward node.
     """
 
-    part: Part
+    phase: Phase
     operator: str
     forward_node: str
 
@@ -88,6 +88,7 @@ class JointGraph:
         """For each node of *optimized* what it is counted under; a node that cannot be told is left out."""
         there = {str(value.name) for value in (*optimized.inputs, *optimized.initializers.values())}
         there |= {str(value.name) for node in optimized for value in node.outputs}
+        running = {node.name for node in optimized if node.name}
         readers: dict[ir.Value, list[ir.Node]] = {}
         for node in optimized:
             for value in (*node.inputs, *captured_values(node)):
@@ -96,6 +97,8 @@ class JointGraph:
         merged: dict[ir.Node, frozenset[ir.Node]] = {}
         for node in reversed(list(optimized)):
             found = frozenset(each for value in node.outputs for each in self._computing(str(value.name), there))
+            # A node that still runs, on other values than before, is not what this one stands for.
+            found = frozenset(each for each in found if each.name == node.name or each.name not in running) or found
             if not found and node.name in self._nodes:
                 found = frozenset({self._nodes[node.name]})
             if not found:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
 from ..compiler.program import Program
+from ..compiler.save import save_proto
 from ..passes.errors import Error
 from .device import Provider, resolve_providers
 from .executor import session_options
@@ -128,8 +131,10 @@ def _inference(
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or 0
     try:
-        model = program.original().SerializeToString()
-        stock = ort.InferenceSession(model, options, providers=list(providers))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "forward.onnx"
+            save_proto(program.original(), file)
+            stock = ort.InferenceSession(file, options, providers=list(providers))
         feeds = {value.name: inputs[value.name] for value in stock.get_inputs() if value.name in inputs}
         stock.run(None, feeds)
     except Error as error:

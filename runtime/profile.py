@@ -121,14 +121,15 @@ def profile_step(
     """Run *program* in its own mode under ONNX Runtime's profiler.
 
     The runtime optimizes the joint graph as it does for a Session; what it then runs is written out, each of its
-    nodes is given a name of its own, and that graph is profiled, so that every record says which node it is of.
+    nodes is given a name of its own, and that graph is profiled, so that every record says which node it is of. On a
+    GPU the records are the times of launching kernels, as the runtime's profiler sees them.
 
     Args:
         inputs, grad_outputs: as `Session.grad` takes them.
         steps: how many are measured; fewer where the profiler could not hold their records.
         providers, threads: as for a session.
 
-    Raises InputError for inputs that do not fit, and Error when the runtime cannot write or run its graph.
+    Raises InputError for inputs that do not fit, and Error when the runtime cannot write, run or record its graph.
     """
     chosen = resolve_providers(providers)
     joint = JointGraph(program)
@@ -148,6 +149,8 @@ def profile_step(
             else:
                 session.grad(inputs, grad_outputs)
         records = json.loads(session.executor(program.signature.mode).end_profiling().read_text())
+    if len(records) >= MOST_RECORDS:
+        raise Error("ONNX Runtime's profiler cannot hold so many records; profile shorter loops")
     attributions = joint.attribute(model.graph)
     by_name = {str(node.name): attributions.get(node) for node in model.graph}
     inner = nodes - by_name.keys()
@@ -212,16 +215,16 @@ def _shares(kernels: Sequence[Kernel], key: Callable[[Attribution], str]) -> lis
             groups.setdefault(key(kernel.attribution), []).append(kernel)
     shares = []
     for name, group in groups.items():
-        parts = {"forward": 0.0, "backward": 0.0, "recomputed": 0.0}
+        phases = {"forward": 0.0, "backward": 0.0, "recomputed": 0.0}
         inside: dict[str, float] = {}
         for kernel in group:
             assert kernel.attribution is not None
-            part = kernel.attribution.origin.part
-            parts[part] += kernel.milliseconds
-            if part != "forward":
+            phase = kernel.attribution.origin.phase
+            phases[phase] += kernel.milliseconds
+            if phase != "forward":
                 inside[kernel.operator] = inside.get(kernel.operator, 0.0) + kernel.milliseconds
         first = group[0].attribution
         assert first is not None
         ranked = tuple(sorted(inside.items(), key=lambda item: -item[1]))
-        shares.append(Share(name, first.origin.operator, **parts, kernels=ranked))
+        shares.append(Share(name, first.origin.operator, **phases, kernels=ranked))
     return sorted(shares, key=lambda share: -share.total)

@@ -181,7 +181,7 @@ def _print(measured: Benchmark, mode: str, heading: str) -> None:
     table.add_row("session creation", f"{measured.loaded.session_seconds:.3g} s", "")
     peak = measured.loaded.peak_bytes
     memory = "unknown on this system" if peak is None else f"{peak / 1e6:.1f} MB"
-    table.add_row("peak memory above the loaded session", memory, "")
+    table.add_row("peak resident memory above the loaded session", memory, "")
     console.print(table)
     for name, reason in measured.left_out.items():
         console.print(f"Not measured: {ROWS[name]}: {reason}")

@@ -24,7 +24,12 @@ def test_the_benchmark(program: Path, tmp_path: Path) -> None:
     shown = run("bench", program, "--dim", "batch=8", *QUICK)
     assert (shown.code, shown.err) == (0, "")
     assert "x float32[8, 4], labels int64[8]" in shown.out
-    for row in ("step: forward and backward, mode accumulate", "inference session", "AdamW alone", "peak memory"):
+    for row in (
+        "step: forward and backward, mode accumulate",
+        "inference session",
+        "AdamW alone",
+        "peak resident memory",
+    ):
         assert row in shown.out
     result = json.loads(run("bench", program, "--dim", "batch=8", "--json", *QUICK).out)
     assert (result["rounds"], result["threads"]) == (2, 1)

@@ -87,6 +87,7 @@ def test_forward_nodes_that_the_runtime_merges_or_inlines(digits: Recorded) -> N
     shares = {share.name: share for share in profile.by_operator()}
     assert shares["Conv"].forward == pytest.approx(recorded["node_conv2d"] + recorded["node_conv2d_1"])
     assert shares["Relu"].forward == 0, "it runs inside of the convolutions"
+    assert profile.merged().keys() == {"Conv + Relu", "Gemm + Relu"}
     assert profile.merged()["Conv + Relu"] == pytest.approx(shares["Conv"].forward)
     # The loss has no kernel: the runtime runs about twenty nodes in its place, without names.
     assert shares["SoftmaxCrossEntropyLoss"].forward > 0
@@ -153,8 +154,8 @@ def test_a_joint_graph_that_was_compiled_again_is_forward() -> None:
     names = {node.outputs[0].name for node in first.model.graph if RULE in node.metadata_props}
     second = onnxgrad.compile(first.model, outputs="x.grad", wrt="x")
     joint = JointGraph(second)
-    parts = {node.outputs[0].name: joint.origin(node).part for node in second.model.graph}
-    shared = names & parts.keys()
+    phases = {node.outputs[0].name: joint.origin(node).phase for node in second.model.graph}
+    shared = names & phases.keys()
     assert shared
-    assert {parts[name] for name in shared} == {"forward"}
-    assert "backward" in parts.values()
+    assert {phases[name] for name in shared} == {"forward"}
+    assert "backward" in phases.values()
