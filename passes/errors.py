@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
+
+_TORCH = re.compile(r"""["/\\]torch[/\\]""")
 
 
 class Error(Exception):
@@ -34,6 +38,6 @@ def source_line(node: ir.Node) -> str | None:
     """The innermost line outside PyTorch of the stack trace that its exporter keeps in a node's metadata, if any."""
     trace = node.metadata_props.get("pkg.torch.onnx.stack_trace", "")
     files = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    own = [file for file in files if "/torch/" not in file.replace("\\", "/")]
+    own = [file for file in files if not _TORCH.search(file)]
     candidates = own or files
     return candidates[-1] if candidates else None

@@ -142,6 +142,10 @@ class Executor:
                 self._bind_to_device(bound, port, on_device=True)
         return _Binding(bound, fed, parameters, grads)
 
+    def end_profiling(self) -> Path:
+        """Stop the profiler of a session whose options have `enable_profiling`, and say where its records are."""
+        return Path(self._session.end_profiling())
+
     def _bind_buffer(self, bind: Any, port: Port, buffers: Buffers, name: str) -> None:
         shape = list(buffers.layout.slots[name].shape)
         element = element_type(port.dtype)
@@ -167,7 +171,7 @@ def create_session(
     model: ir.Model, providers: Sequence[Provider], options: ort.SessionOptions | None
 ) -> ort.InferenceSession:
     """Load *model* into ONNX Runtime. Raises Error, with the runtime's reason, when it does not take it."""
-    options = options or _default_options()
+    options = options or session_options()
     weights = [v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None]
     try:
         if sum(weights) <= EXTERNAL_DATA_THRESHOLD:
@@ -204,8 +208,14 @@ def element_type(dtype: str) -> Any:
     return _ELEMENT_TYPES.get(dtype) or np_dtype(dtype).type
 
 
-def _default_options() -> ort.SessionOptions:
+def session_options(threads: int | None = None) -> ort.SessionOptions:
+    """The options of a session for which none are given.
+
+    Args:
+        threads: how many work on one operator; ONNX Runtime's own choice, one a core, if None.
+    """
     options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
     # What goes wrong is raised; the runtime need not print it as well.
     options.log_severity_level = 4
     # The memory pattern planner keeps one block for the largest batch seen; without it peak memory is a quarter to

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..compiler.parameters import nearest
-from ..compiler.signature import Port
 from ..passes.errors import InputError
-from .buffers import np_dtype
 from .feeds import Array
 from .session import Session
 
@@ -91,34 +88,6 @@ def check_gradients(
         if on_checked is not None:
             on_checked(check)
     return checks
-
-
-def sample_inputs(
-    ports: Sequence[Port], sizes: Mapping[str, int] | None = None, *, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Random arrays that fit *ports*: normal floats, and 0 or 1 for integers, which are valid as most indices.
-
-    Args:
-        sizes: of symbolic dims; 2 where none is given.
-
-    Raises InputError for an input of unknown rank or of strings, and for a size of a dim that no input has.
-    """
-    dims = {dim for port in ports for dim in port.shape or () if isinstance(dim, str)}
-    for name in sizes or {}:
-        if name not in dims:
-            known = ", ".join(sorted(dims)) or "none"
-            raise InputError(f"No input has a symbolic dim {name!r}{nearest(name, dims)}; there are: {known}")
-    random = np.random.default_rng(seed)
-    arrays = {}
-    for port in ports:
-        if port.shape is None or port.dtype == "str":
-            raise InputError(f"No sample can be made for input {port.name!r}; give data")
-        shape = [dim if isinstance(dim, int) else (sizes or {}).get(dim or "", 2) for dim in port.shape]
-        dtype = np_dtype(port.dtype)
-        floats = dtype.kind == "f" or port.dtype == "bfloat16"
-        sample = random.standard_normal(shape) if floats else random.integers(0, 2, shape)
-        arrays[port.name] = sample.astype(dtype)
-    return arrays
 
 
 def _check(

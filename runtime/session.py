@@ -23,6 +23,9 @@ from .feeds import Array, check_feeds
 Result = Any
 """A NumPy array, or an OrtValue where `as_ortvalues=True`."""
 
+Part = Literal["forward", "loss", "grad", "accumulate"]
+"""What of a program runs: the forward part, without or with the loss, or all of it in one of the two modes."""
+
 
 class Session:
     """A program with its parameters, and their gradients, as buffers on one device.
@@ -69,7 +72,7 @@ class Session:
 
     def run(self, inputs: Mapping[str, Array], *, loss: bool = False, as_ortvalues: bool = False) -> dict[str, Result]:
         """The forward outputs alone, by name, without seeds; with the *loss* if asked for, which needs the labels."""
-        executor = self._executor("loss" if loss else "forward")
+        executor = self.executor("loss" if loss else "forward")
         feeds = self._feeds(executor, inputs, None)
         return executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
 
@@ -99,7 +102,7 @@ class Session:
         as_ortvalues: bool = False,
     ) -> tuple[dict[str, Result], dict[str, Result]]:
         """As `grad`, with the outputs (and the loss) too, all from one run."""
-        executor = self._executor("grad")
+        executor = self.executor("grad")
         feeds = self._feeds(executor, inputs, grad_outputs)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
         gradients = {port.of: results.pop(port.name) for port in executor.signature.outputs_of("gradient")}
@@ -116,7 +119,7 @@ class Session:
 
         Raises InputError as `grad` does, and if something other than parameters of fixed shape was differentiated.
         """
-        executor = self._executor("accumulate")
+        executor = self.executor("accumulate")
         feeds = self._feeds(executor, inputs, grad_outputs)
         unfit = [name for name in self._gradient_of if name not in self.grads]
         if unfit:
@@ -170,8 +173,8 @@ class Session:
             lengths[dtype] = lengths.get(dtype, 0) + length
         return Layout(slots, lengths)
 
-    def _executor(self, kind: Literal["forward", "loss", "grad", "accumulate"]) -> Executor:
-        """The runtime session of one part of the program, built when it is first needed."""
+    def executor(self, kind: Part) -> Executor:
+        """The runtime session of one part of the program, built when it is first asked for."""
         with self._build:
             if kind not in self._executors:
                 program = self.program

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import typer
 
+from .bench import bench
 from .check import check
 from .compile import compile_model
 from .inspect import inspect
@@ -26,6 +27,7 @@ app.command("compile")(compile_model)
 app.command("train")(train)
 app.command("inspect")(inspect)
 app.command("check")(check)
+app.command("bench")(bench)
 app.command("ops")(ops)
 
 

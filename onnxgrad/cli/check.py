@@ -34,14 +34,15 @@ def check(
 
     import onnxgrad
 
-    from ..runtime.gradcheck import check_gradients, sample_inputs
+    from ..runtime.gradcheck import check_gradients
+    from ..runtime.sample_inputs import sample_inputs
     from .console import result_console, result_table
     from .data import load_arrays
 
     loaded = onnxgrad.load(program)
     ports = list(loaded.signature.inputs_of("input", "label"))
     if data is None:
-        inputs = sample_inputs(ports, parse_sizes(dim or [], "--dim"), seed=seed)
+        inputs = sample_inputs(loaded, parse_sizes(dim or [], "--dim"), seed=seed)
     else:
         inputs = {name: array[:samples] if array.ndim else array for name, array in load_arrays(data, ports).items()}
     session = loaded.session(providers=provider)
