@@ -13,6 +13,7 @@ from ..passes.lower_opset import LowerOpset
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
+from ..passes.schedule import Schedule
 from ..passes.simplify import Simplify
 from .joint import JointBuilder
 from .load import ModelLike, load_model
@@ -99,6 +100,7 @@ def compile(
             *([LowerFakeQuantize()] if straight_through else []),
             ChooseResiduals(joint.forward),
             LowerOpset(opset),
+            Schedule(),
         ]
     )
 

@@ -71,7 +71,7 @@ def test_compile_with_every_option(model: Path, tmp_path: Path) -> None:
     assert summary["joint_nodes"] > 6
     assert summary["bytes"] == target.stat().st_size
     assert summary["seconds"] > 0
-    assert [record["name"] for record in summary["passes"]][-1] == "LowerOpset"
+    assert [record["name"] for record in summary["passes"]][-1] == "Schedule"
     dumped = sorted(path.name for path in (tmp_path / "passes").glob("*.onnx"))
     assert len(dumped) == len(summary["passes"])
     assert dumped[0] == "01-FixDims.onnx"
@@ -147,6 +147,9 @@ def test_inspect_a_joint_graph(program: Path) -> None:
     shown = run("inspect", program).out
     assert "Joint graph, mode accumulate" in shown
     assert "fc1.weight.grad.buffer (in place)" in shown
+    assert "Estimated peak of activations for batch=32: " in shown
+    doubled = json.loads(run("inspect", program, "--free-dim", "batch=64", "--json").out)
+    assert found["peak"]["bytes"] < doubled["peak"]["bytes"] <= 2 * found["peak"]["bytes"]
 
 
 def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
