@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -20,15 +20,21 @@ class Schedule(ir.passes.InPlacePass):
     the graph (a cotangent) and what is not (a value that is computed again), the shallow one is written before the
     deep one, for then it is executed after it.
 
+    Args:
+        sizes: of symbolic dims by name, for the estimates; others count as `NOMINAL_SIZE`.
+
     Requires: the nodes are sorted. Guarantees: they are sorted again; the graph's inputs and outputs keep their order.
     """
+
+    def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
+        self._sizes = sizes
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         written = list(graph)
         inner, leaves = _leaves_last(written)
         candidates = (written, inner + leaves, _shallow_first(inner, leaves) + leaves)
-        peaks = [estimate_peak(graph, order=execution_order(graph, nodes)).bytes for nodes in candidates]
+        peaks = [estimate_peak(graph, self._sizes, execution_order(graph, nodes)).bytes for nodes in candidates]
         best = candidates[peaks.index(min(peaks))]
         if best is not written:
             graph.remove(written)

@@ -112,6 +112,20 @@ def test_a_second_model_as_the_loss(model: Path, tmp_path: Path) -> None:
     assert [port.name for port in signature.inputs_of("label")] == ["t"]
 
 
+def test_checkpoints_and_a_budget(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    wanted = ("compile", model, "-o", target, "--loss", "cross_entropy")
+    assert run(*wanted, "--checkpoint", "auto", "--assume-dim", "batch=1024").code == 0
+    assert run(*wanted, "--checkpoint", "2").code == 0
+    assert run(*wanted, "--memory-budget", "1GB", "--assume-dim", "batch=1024").code == 0
+    target.unlink()
+    for options in (("--checkpoint", "nothing"), ("--memory-budget", "1GB"), ("--memory-budget", "much")):
+        finished = run(*wanted, *options)
+        assert finished.code == 2
+        assert "Traceback" not in finished.out + finished.err
+        assert not target.exists()
+
+
 def test_inspect_a_forward_model(model: Path) -> None:
     found = json.loads(run("inspect", model, "--json").out)
     assert (found["opset"], found["producer"], found["nodes"]) == (20, "tests", 3)
