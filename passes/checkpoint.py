@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from .errors import InputError
 from .forward_part import ForwardPart
-from .peak_memory import estimate_peak
+from .peak_memory import totals_in_bytes
 from .schedule import Schedule
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -87,7 +87,7 @@ class Checkpoint(ir.passes.InPlacePass):
         trial = model.clone()
         copies = ForwardPart(trial.graph, self._forward, self._sizes).repeat(cuts)
         Schedule(self._sizes).call(trial)
-        return estimate_peak(trial.graph, self._sizes).bytes, sum(map(_work, copies))
+        return max(totals_in_bytes(trial.graph, self._sizes), default=0), sum(map(_work, copies))
 
 
 def _narrow_cuts(part: ForwardPart, count: int) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from .memory_of_values import VIEWS, size_in_bytes
 from .subgraphs import captured_values
 
 IN_PLACE = frozenset(
-    "Cast Clip Elu HardSigmoid LeakyRelu LogSoftmax Relu Selu Sigmoid Softmax Softplus Tanh ThresholdedRelu".split()
+    "Cast Clip Elu HardSigmoid LeakyRelu LogSoftmax Relu ScatterElements Selu Sigmoid Softmax Softplus Tanh "
+    "ThresholdedRelu".split()
 )
 """Operators that ONNX Runtime's CPU provider computes in the memory of their first input if nothing reads it later.
 
@@ -52,10 +53,9 @@ def estimate_peak(
         order: in which the nodes are executed; that of `execution_order` if None.
     """
     order = execution_order(graph) if order is None else order
-    first = _Lifetimes(graph, order, sizes or {})
-    totals = [first.execute(node) for node in order]
-    if not totals:
+    if not order:
         return PeakMemory(0, "", ())
+    totals = totals_in_bytes(graph, sizes, order)
     most = max(totals)
     again = _Lifetimes(graph, order, sizes or {})
     for node in order[: totals.index(most)]:
@@ -66,6 +66,15 @@ def estimate_peak(
     live.append((f"workspace of {node.name}", again.workspace(node)))
     largest = sorted((item for item in live if item[1]), key=lambda item: (-item[1], item[0]))
     return PeakMemory(most, node.name or node.op_type, tuple(largest))
+
+
+def totals_in_bytes(
+    graph: ir.Graph, sizes: Mapping[str, int] | None = None, order: Sequence[ir.Node] | None = None
+) -> list[int]:
+    """What lives while each node of *order* is executed; see `estimate_peak`."""
+    order = execution_order(graph) if order is None else order
+    lifetimes = _Lifetimes(graph, order, sizes or {})
+    return [lifetimes.execute(node) for node in order]
 
 
 class _Lifetimes:
@@ -104,7 +113,8 @@ class _Lifetimes:
             self.pending[owner] += self.reads[output] + (output in self.outputs)
 
     def workspace(self, node: ir.Node) -> int:
-        return int(WORKSPACE.get(node.op_type, 0) * self.bytes(node.outputs[0])) if node.outputs else 0
+        share = WORKSPACE.get(node.op_type)
+        return 0 if share is None else int(share * self.bytes(node.outputs[0]))
 
     def shared(self, node: ir.Node, output: ir.Value) -> ir.Value | None:
         """The owner of the memory that *output* is to share, None if it gets its own."""

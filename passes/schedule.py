@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from .execution_order import execution_order, producers_in
-from .peak_memory import estimate_peak
+from .peak_memory import totals_in_bytes
 
 
 class Schedule(ir.passes.InPlacePass):
@@ -34,7 +34,8 @@ class Schedule(ir.passes.InPlacePass):
         written = list(graph)
         inner, leaves = _leaves_last(written)
         candidates = (written, inner + leaves, _shallow_first(inner, leaves) + leaves)
-        peaks = [estimate_peak(graph, self._sizes, execution_order(graph, nodes)).bytes for nodes in candidates]
+        orders = [execution_order(graph, nodes) for nodes in candidates]
+        peaks = [max(totals_in_bytes(graph, self._sizes, order), default=0) for order in orders]
         best = candidates[peaks.index(min(peaks))]
         if best is not written:
             graph.remove(written)
