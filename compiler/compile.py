@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import onnx_ir as ir
+
+from ..passes.checkpoint import Checkpoint
 from ..passes.choose_residuals import ChooseResiduals
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
@@ -13,6 +16,7 @@ from ..passes.lower_opset import LowerOpset
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
+from ..passes.schedule import Schedule
 from ..passes.simplify import Simplify
 from .joint import JointBuilder
 from .load import ModelLike, load_model
@@ -38,6 +42,9 @@ def compile(
     allow_unused: bool = False,
     materialize_grads: bool = False,
     straight_through: bool = False,
+    checkpoint: str | int | Sequence[str] | None = None,
+    memory_budget: int | None = None,
+    assume_dims: Mapping[str, int] | None = None,
     on_pass: OnPass | None = None,
 ) -> Program:
     """Compile a forward model into a joint graph that computes its outputs and their gradients.
@@ -61,6 +68,11 @@ def compile(
         materialize_grads: give zeros for what is left out (implies allow_unused).
         straight_through: differentiate pairs of QuantizeLinear and DequantizeLinear as if they did not round
             (quantization-aware training), within the range that can be represented; see `fake_quantize`.
+        checkpoint: less memory for one more forward pass at most (Chen et al. 2016): "auto" for the least estimated
+            peak, how many times to cut the forward part, or names and glob patterns of the values behind which it is
+            cut. The gradients stay the same to the last bit.
+        memory_budget: in bytes: as many checkpoints as the estimated peak of the activations needs to fit.
+        assume_dims: sizes for symbolic dims with which memory is estimated; they stay symbolic.
         on_pass: called after each pass with its record and the model as it is then.
 
     Raises:
@@ -70,14 +82,21 @@ def compile(
     """
     if mode not in ("grad", "accumulate"):
         raise InputError(f'mode is "grad" or "accumulate", not {mode!r}')
+    if checkpoint is not None and memory_budget is not None:
+        raise InputError("Give `checkpoint` or `memory_budget`, not both; a budget chooses the checkpoints")
+    if isinstance(checkpoint, int) and checkpoint < 1:
+        raise InputError(f"`checkpoint` is how many times the forward part is cut, at least 1, not {checkpoint}")
     loaded = load_model(model)
     pipeline = Pipeline(loaded.model, on_pass)
     graph = loaded.model.graph
 
-    names = [*_as_names(wrt), *_as_names(outputs)]
+    checkpoints = () if checkpoint == "auto" or isinstance(checkpoint, int) else _as_names(checkpoint)
+    names = [*_as_names(wrt), *_as_names(outputs), *checkpoints]
     if straight_through:
         rules = Registry(STRAIGHT_THROUGH_RULES, rules)
     parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=straight_through)
+    if memory_budget is not None:
+        _check_sizes_known(graph, assume_dims or {})
     selected, named = select_wrt(graph, wrt, parameters)
     differentiated = select_outputs(graph, outputs)
     if loss is not None and outputs is not None and len(differentiated) > 1:
@@ -89,7 +108,7 @@ def compile(
     optional = set(selected) if allow_unused or materialize_grads else set(selected) - named
     pipeline.step("Differentiate", lambda: joint.differentiate(selected, optional, rules, materialize_grads))
 
-    protected = [str(value.name) for value in selected]
+    protected = [*(str(value.name) for value in selected), *checkpoints]
     pipeline.run(
         [
             Simplify(protected),
@@ -98,7 +117,13 @@ def compile(
             EliminateDeadCode(protected),
             *([LowerFakeQuantize()] if straight_through else []),
             ChooseResiduals(joint.forward),
+            *(
+                [Checkpoint(joint.forward, checkpoint or "auto", budget=memory_budget, sizes=assume_dims)]
+                if checkpoint is not None or memory_budget is not None
+                else []
+            ),
             LowerOpset(opset),
+            Schedule(assume_dims),
         ]
     )
 
@@ -111,3 +136,14 @@ def _as_names(names: str | Sequence[str] | None) -> Sequence[str]:
     if names is None or names in ("parameters", "inputs"):
         return ()
     return [names] if isinstance(names, str) else names
+
+
+def _check_sizes_known(graph: ir.Graph, sizes: Mapping[str, int]) -> None:
+    """Raise InputError when the memory of *graph* depends on sizes that nobody has named."""
+    dims = [dim for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int)]
+    unknown = dict.fromkeys(str(dim.value) for dim in dims if dim.value is None or dim.value not in sizes)
+    if unknown:
+        raise InputError(
+            f"How much memory is needed depends on {', '.join(unknown)}; name sizes to reckon with: "
+            f"assume_dims={{{next(iter(unknown))!r}: 32}} (--assume-dim {next(iter(unknown))}=32)"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx_ir as ir
 
 from ..passes.activity import find_activity, is_float
 from ..passes.blockers import find_blockers
+from ..passes.peak_memory import PeakMemory, estimate_peak
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from .load import ModelLike, load_model
@@ -46,6 +48,8 @@ class Inspection:
     Attributes:
         blockers: the active nodes that cannot be differentiated.
         signature: that of a joint graph, else None.
+        peak: the most memory that a joint graph's activations are estimated to take, else None.
+        free_dims: the names of the symbolic dims of the inputs.
     """
 
     opset: int
@@ -58,18 +62,29 @@ class Inspection:
     operators: list[InspectedOperator]
     blockers: list[str]
     signature: Signature | None
+    peak: PeakMemory | None
+    free_dims: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def inspect_model(model: ModelLike, rules: Registry = BUILTIN_RULES) -> Inspection:
-    """Look into *model*. Raises as `compile` does for a model that cannot be read."""
+def inspect_model(
+    model: ModelLike, rules: Registry = BUILTIN_RULES, *, free_dims: Mapping[str, int] | None = None
+) -> Inspection:
+    """Look into *model*. Raises as `compile` does for a model that cannot be read.
+
+    Args:
+        free_dims: sizes for symbolic dims, for the estimate of a joint graph's memory; see `estimate_peak`.
+    """
     loaded = load_model(model).model
     opset, producer, nodes = loaded.opset_imports.get("", 0), loaded.producer_name, count_nodes(loaded)
     text = loaded.metadata_props.get(SIGNATURE_KEY)
     signature = None if text is None else Signature.from_json(text)
     graph = loaded.graph
+    dims = (dim for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int))
+    free = list(dict.fromkeys(dim.value for dim in dims if dim.value is not None))
+    peak = None if signature is None else estimate_peak(graph, free_dims)
     parameters = normalize(Pipeline(loaded), rules, {})
     outputs = [value for value in graph.outputs if is_float(value)]
     activity = find_activity(graph, parameters, outputs, rules)
@@ -89,6 +104,8 @@ def inspect_model(model: ModelLike, rules: Registry = BUILTIN_RULES) -> Inspecti
         _operators(graph, activity.nodes, rules),
         [str(blocker) for blocker in find_blockers(activity, rules)],
         signature,
+        peak,
+        free,
     )
 
 

@@ -11,9 +11,8 @@ import onnx_ir as ir
 from .differentiate import PASS
 from .eliminate_common_subexpressions import RECOMPUTE
 from .fresh_names import FreshNames
+from .memory_of_values import VIEWS, memory_of, size_in_bytes
 
-VIEWS = frozenset("Flatten Identity Reshape Squeeze Unsqueeze".split())
-"""Operators whose output is their first input's memory."""
 CHEAP = VIEWS | frozenset(
     "Abs Add And Cast CastLike Ceil Clip DequantizeLinear Div Equal Expand Floor Greater GreaterOrEqual IsInf IsNaN "
     "Less LessOrEqual Max Min Mul Neg Not Or Reciprocal Relu Round Sign Slice Sub Tile Transpose Trilu Where "
@@ -22,8 +21,6 @@ CHEAP = VIEWS | frozenset(
 """Operators that take hardly longer than writing their output does."""
 MOST_WORK = 2.0
 """The most bytes that may be written again for each byte that is not kept."""
-NOMINAL_SIZE = 32
-"""What a dim counts for whose size is not known."""
 LEAST_SAVED = 1 << 16
 """The fewest bytes that are worth running a node again."""
 LONGEST_CHAIN = 8
@@ -90,7 +87,7 @@ class _Choice:
 
     def decide(self) -> None:
         """Fill `recomputed`."""
-        self.kept.update(_memory(value) for value in self.graph.outputs)
+        self.kept.update(memory_of(value) for value in self.graph.outputs)
         for node in self.graph:
             if node in self.backward:
                 continue
@@ -107,7 +104,7 @@ class _Choice:
             self.kept |= plan.kept
             self.recomputed |= set(plan.repeated)
         else:
-            self.kept.add(_memory(value))
+            self.kept.add(memory_of(value))
 
     def best(self, value: ir.Value, longest: int) -> _Plan:
         """The plan of the fewest bytes."""
@@ -126,7 +123,7 @@ class _Choice:
 
     def is_there(self, value: ir.Value) -> bool:
         """Whether the backward part has *value* without anything more being kept or repeated."""
-        memory = _memory(value)
+        memory = memory_of(value)
         return memory in self.kept or memory.producer() is None or value.producer() in self.recomputed
 
     def readers(self, value: ir.Value) -> list[ir.Node]:
@@ -153,24 +150,8 @@ class _Choice:
                         reader.replace_input_with(index, copy.outputs[0])
 
 
-def size_in_bytes(value: ir.Value) -> float:
-    """The size of *value*, with `NOMINAL_SIZE` for each unknown dim; infinite if not even its rank is known."""
-    if value.shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
-        return math.inf
-    return math.prod(dim if isinstance(dim, int) else NOMINAL_SIZE for dim in value.shape) * value.dtype.itemsize
-
-
-def _memory(value: ir.Value) -> ir.Value:
-    """The value whose memory *value* is a view of."""
-    while (node := value.producer()) is not None and node.domain == "" and node.op_type in VIEWS:
-        source = node.inputs[0]
-        assert source is not None
-        value = source
-    return value
-
-
 def _keep(value: ir.Value) -> _Plan:
-    return _Plan(frozenset({_memory(value)}))
+    return _Plan(frozenset({memory_of(value)}))
 
 
 def _copy(node: ir.Node, names: FreshNames) -> ir.Node:

@@ -90,11 +90,16 @@ class EliminateCommonSubexpressions(ir.passes.InPlacePass):
         return True
 
 
+def is_random(node: ir.Node) -> bool:
+    """Whether *node* may give something else each time (Dropout where it is told whether it trains)."""
+    if node.op_type == "Dropout":
+        return len(node.inputs) > 2 and node.inputs[2] is not None
+    return node.op_type in _RANDOM
+
+
 def _expression(node: ir.Node) -> Hashable | None:
     """What *node* computes, equal for nodes that compute the same; None if it is never merged."""
-    if node.domain not in ("", "ai.onnx.ml") or node.op_type in _RANDOM or RECOMPUTE in node.metadata_props:
-        return None
-    if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
+    if node.domain not in ("", "ai.onnx.ml") or is_random(node) or RECOMPUTE in node.metadata_props:
         return None
     attributes = []
     for name, attribute in sorted(node.attributes.items()):

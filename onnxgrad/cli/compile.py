@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import parse_sizes, parse_values
+from .options import parse_bytes, parse_checkpoint, parse_sizes, parse_values
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -45,6 +45,21 @@ def compile_model(
     straight_through: Annotated[
         bool, typer.Option(help="Differentiate pairs of QuantizeLinear and DequantizeLinear as if they did not round.")
     ] = False,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="auto|COUNT|NAME",
+            help="Run parts of the forward graph twice to need less memory: 'auto', how many times to cut it, or the "
+            "name of a value to cut behind (a pattern too; may be repeated).",
+        ),
+    ] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Checkpoints so that activations need no more than this: 4GB")
+    ] = None,
+    assume_dim: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIM=SIZE", help="A symbolic dim's size for estimates of memory; it stays symbolic."),
+    ] = None,
     allow_unused: Annotated[bool, typer.Option(help="Accept members of --wrt without a gradient.")] = False,
     materialize_grads: Annotated[bool, typer.Option(help="Zeros where there is no gradient.")] = False,
     passes: Annotated[bool, typer.Option("--passes", help="Print what each pass did.")] = False,
@@ -78,6 +93,9 @@ def compile_model(
             free_dims=parse_sizes(free_dim or [], "--free-dim"),
             opset=opset,
             straight_through=straight_through,
+            checkpoint=parse_checkpoint(checkpoint or []),
+            memory_budget=None if memory_budget is None else parse_bytes(memory_budget, "--memory-budget"),
+            assume_dims=parse_sizes(assume_dim or [], "--assume-dim"),
             allow_unused=allow_unused,
             materialize_grads=materialize_grads,
             on_pass=on_pass,

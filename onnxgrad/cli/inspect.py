@@ -8,29 +8,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import parse_sizes
+
 if TYPE_CHECKING:
     from ..compiler.inspection import Inspection
+    from ..passes.peak_memory import PeakMemory
+
+LISTED = 5
+"""How many of the values that live at the peak are named."""
 
 
 def inspect(
     model: Annotated[Path, typer.Argument(help="A forward model or a joint graph.", metavar="MODEL.onnx")],
+    free_dim: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIM=SIZE", help="The size of a symbolic dim, for the estimate of memory: batch=32"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Inputs, outputs, parameters, operators and their rules; the signature of a joint graph.
+    """Inputs, outputs, parameters, operators and their rules; the signature of a joint graph and the memory it needs.
 
-    Example: `onnxgrad inspect model.onnx`
+    Example: `onnxgrad inspect model.onnx`, `onnxgrad inspect model.train.onnx --free-dim batch=32`
     """
     from ..compiler.inspection import inspect_model
 
-    found = inspect_model(model)
+    sizes = parse_sizes(free_dim or [], "--free-dim")
+    found = inspect_model(model, free_dims=sizes)
     if as_json:
         typer.echo(json.dumps(found.as_dict()))
     else:
-        _print(found, model)
+        _print(found, model, sizes)
 
 
-def _print(found: Inspection, path: Path) -> None:
-
+def _print(found: Inspection, path: Path, sizes: dict[str, int]) -> None:
     from .console import result_console, result_table
 
     console = result_console()
@@ -44,6 +54,8 @@ def _print(found: Inspection, path: Path) -> None:
                 table.add_row(port.name, port.role, f"{port.dtype}{shape}", port.of or "", partner)
             table.add_section()
         console.print(table)
+        if found.peak is not None:
+            console.print(_describe(found.peak, found.free_dims, sizes))
         return
     values = result_table("name", "kind", "type", title="Inputs and outputs")
     for kind, described in (("input", found.inputs), ("output", found.outputs)):
@@ -62,3 +74,16 @@ def _print(found: Inspection, path: Path) -> None:
     console.print(operators)
     for blocker in found.blockers:
         console.print(f"blocks the differentiated path: {blocker}", style="red")
+
+
+def _describe(peak: PeakMemory, dims: list[str], sizes: dict[str, int]) -> str:
+    """One line: how much, for which sizes, and what it is made of."""
+    from ..passes.memory_of_values import NOMINAL_SIZE
+
+    given = ", ".join(f"{name}={sizes.get(name, NOMINAL_SIZE)}" for name in dims)
+    largest = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in peak.live[:LISTED])
+    more = f", and {len(peak.live) - LISTED} more" if len(peak.live) > LISTED else ""
+    return (
+        f"Estimated peak of activations{f' for {given}' if given else ''}: {peak.bytes / 1e6:.1f} MB "
+        f"at {peak.node} ({largest}{more})"
+    )

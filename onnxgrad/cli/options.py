@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 
 import typer
@@ -27,6 +28,24 @@ def parse_values(options: Sequence[str], flag: str) -> dict[str, object]:
         except (SyntaxError, ValueError):
             values[name] = text
     return values
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """`4GB`, `500 MB`, `1.5GiB` or a number of bytes."""
+    matched = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    if matched is None:
+        raise typer.BadParameter(f"{text!r} is no amount of memory; write 4GB, 500MB or 1.5GiB", param_hint=flag)
+    number, prefix, binary = matched.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+
+
+def parse_checkpoint(options: Sequence[str]) -> str | int | list[str] | None:
+    """`auto`, a number, or names."""
+    if not options:
+        return None
+    if len(options) == 1 and options[0].isdecimal():
+        return int(options[0])
+    return options[0] if len(options) == 1 else list(options)
 
 
 def _pairs(options: Sequence[str], flag: str) -> list[tuple[str, str]]:

@@ -71,7 +71,7 @@ def test_compile_with_every_option(model: Path, tmp_path: Path) -> None:
     assert summary["joint_nodes"] > 6
     assert summary["bytes"] == target.stat().st_size
     assert summary["seconds"] > 0
-    assert [record["name"] for record in summary["passes"]][-1] == "LowerOpset"
+    assert [record["name"] for record in summary["passes"]][-1] == "Schedule"
     dumped = sorted(path.name for path in (tmp_path / "passes").glob("*.onnx"))
     assert len(dumped) == len(summary["passes"])
     assert dumped[0] == "01-FixDims.onnx"
@@ -112,6 +112,20 @@ def test_a_second_model_as_the_loss(model: Path, tmp_path: Path) -> None:
     assert [port.name for port in signature.inputs_of("label")] == ["t"]
 
 
+def test_checkpoints_and_a_budget(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    wanted = ("compile", model, "-o", target, "--loss", "cross_entropy")
+    assert run(*wanted, "--checkpoint", "auto", "--assume-dim", "batch=1024").code == 0
+    assert run(*wanted, "--checkpoint", "2").code == 0
+    assert run(*wanted, "--memory-budget", "1GB", "--assume-dim", "batch=1024").code == 0
+    target.unlink()
+    for options in (("--checkpoint", "nothing"), ("--memory-budget", "1GB"), ("--memory-budget", "much")):
+        finished = run(*wanted, *options)
+        assert finished.code == 2
+        assert "Traceback" not in finished.out + finished.err
+        assert not target.exists()
+
+
 def test_inspect_a_forward_model(model: Path) -> None:
     found = json.loads(run("inspect", model, "--json").out)
     assert (found["opset"], found["producer"], found["nodes"]) == (20, "tests", 3)
@@ -147,6 +161,9 @@ def test_inspect_a_joint_graph(program: Path) -> None:
     shown = run("inspect", program).out
     assert "Joint graph, mode accumulate" in shown
     assert "fc1.weight.grad.buffer (in place)" in shown
+    assert "Estimated peak of activations for batch=32: " in shown
+    doubled = json.loads(run("inspect", program, "--free-dim", "batch=64", "--json").out)
+    assert found["peak"]["bytes"] < doubled["peak"]["bytes"] <= 2 * found["peak"]["bytes"]
 
 
 def test_names_are_printed_as_they_are(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""How much memory the activations of a graph take at most, by simulating which of them live at the same time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .execution_order import execution_order
+from .memory_of_values import VIEWS, size_in_bytes
+from .subgraphs import captured_values
+
+IN_PLACE = frozenset(
+    "Cast Clip Elu HardSigmoid LeakyRelu LogSoftmax Relu ScatterElements Selu Sigmoid Softmax Softplus Tanh "
+    "ThresholdedRelu".split()
+)
+"""Operators that ONNX Runtime's CPU provider computes in the memory of their first input if nothing reads it later.
+
+Measured; arithmetic and most elementary functions are not among them.
+"""
+WORKSPACE = {"Where": 2.0}
+"""What an operator needs beside its inputs and outputs while it runs, in sizes of its output; measured likewise."""
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """The most that lives at one time.
+
+    Attributes:
+        bytes: of all values that live then, graph outputs included, graph inputs and initializers not.
+        node: the name of the node that is being executed.
+        live: the values, each with its bytes, the largest first. A value whose size cannot be told counts nothing.
+    """
+
+    bytes: int
+    node: str
+    live: tuple[tuple[str, int], ...]
+
+
+def estimate_peak(
+    graph: ir.Graph, sizes: Mapping[str, int] | None = None, order: Sequence[ir.Node] | None = None
+) -> PeakMemory:
+    """Simulate the lifetimes of the values of *graph* as ONNX Runtime's CPU provider makes them.
+
+    A value's memory is taken when its node starts, and given back when its last reader is done. Views share it, and
+    the operators of `IN_PLACE` write over what they read last.
+
+    Args:
+        sizes: of symbolic dims by name; others count as `NOMINAL_SIZE`.
+        order: in which the nodes are executed; that of `execution_order` if None.
+    """
+    order = execution_order(graph) if order is None else order
+    if not order:
+        return PeakMemory(0, "", ())
+    totals = totals_in_bytes(graph, sizes, order)
+    most = max(totals)
+    again = _Lifetimes(graph, order, sizes or {})
+    for node in order[: totals.index(most)]:
+        again.execute(node)
+    node = order[totals.index(most)]
+    again.start(node)
+    live = [(str(value.name), size) for value, size in again.live.items()]
+    live.append((f"workspace of {node.name}", again.workspace(node)))
+    largest = sorted((item for item in live if item[1]), key=lambda item: (-item[1], item[0]))
+    return PeakMemory(most, node.name or node.op_type, tuple(largest))
+
+
+def totals_in_bytes(
+    graph: ir.Graph, sizes: Mapping[str, int] | None = None, order: Sequence[ir.Node] | None = None
+) -> list[int]:
+    """What lives while each node of *order* is executed; see `estimate_peak`."""
+    order = execution_order(graph) if order is None else order
+    lifetimes = _Lifetimes(graph, order, sizes or {})
+    return [lifetimes.execute(node) for node in order]
+
+
+class _Lifetimes:
+    def __init__(self, graph: ir.Graph, order: Iterable[ir.Node], sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self.outputs = frozenset(graph.outputs)
+        self.reads = Counter(value for node in order for value in _read(node))
+        self.memory: dict[ir.Value, ir.Value] = {}
+        """The owner of the memory of each value that was computed."""
+        self.pending: Counter[ir.Value] = Counter()
+        """By owner, the reads that are still to come, of all views."""
+        self.live: dict[ir.Value, int] = {}
+        """By owner, the bytes."""
+        self.total = 0
+
+    def execute(self, node: ir.Node) -> int:
+        """Start *node* and end it; how many bytes it had in between."""
+        self.start(node)
+        most = self.total + self.workspace(node)
+        owners = [self.memory[value] for value in _read(node) if value in self.memory]
+        self.pending.subtract(owners)
+        for owner in {*owners, *(self.memory[output] for output in node.outputs)}:
+            if self.pending[owner] == 0:
+                self.total -= self.live.pop(owner)
+        return most
+
+    def start(self, node: ir.Node) -> None:
+        """Take the memory of what *node* computes."""
+        for index, output in enumerate(node.outputs):
+            owner = self.shared(node, output) if index == 0 else None
+            if owner is None:
+                owner = output
+                self.live[output] = self.bytes(output)
+                self.total += self.live[output]
+            self.memory[output] = owner
+            self.pending[owner] += self.reads[output] + (output in self.outputs)
+
+    def workspace(self, node: ir.Node) -> int:
+        share = WORKSPACE.get(node.op_type)
+        return 0 if share is None else int(share * self.bytes(node.outputs[0]))
+
+    def shared(self, node: ir.Node, output: ir.Value) -> ir.Value | None:
+        """The owner of the memory that *output* is to share, None if it gets its own."""
+        if node.domain != "" or not node.inputs or output in self.outputs:
+            return None
+        source = node.inputs[0]
+        owner = self.memory.get(source) if source is not None else None
+        if owner is None or node.op_type in VIEWS:
+            return owner
+        if node.op_type not in IN_PLACE or self.pending[owner] > 1 or self.live[owner] != self.bytes(output):
+            return None
+        return owner
+
+    def bytes(self, value: ir.Value) -> int:
+        size = size_in_bytes(value, self.sizes)
+        return 0 if math.isinf(size) else int(size)
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    return [value for value in (*node.inputs, *captured_values(node)) if value is not None]

@@ -1,0 +1,83 @@
+"""The order of the nodes in the file from which the runtime makes the order that needs the least memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from .execution_order import execution_order, producers_in
+from .peak_memory import totals_in_bytes
+
+
+class Schedule(ir.passes.InPlacePass):
+    """Write the nodes in the order in the file that gives the least estimated peak of memory when they run.
+
+    A runtime session does not execute a file from the top to the bottom (see `execution_order`). Written in the order
+    of the differentiation, all cotangents of a network are computed before the first weight's gradient is, and live
+    until then. So the leaves, weight gradients for the most part, come at the end of the file, in the opposite order
+    of that in which they are to be executed: the one nearest to the loss last. And where a node reads what is deep in
+    the graph (a cotangent) and what is not (a value that is computed again), the shallow one is written before the
+    deep one, for then it is executed after it.
+
+    Args:
+        sizes: of symbolic dims by name, for the estimates; others count as `NOMINAL_SIZE`.
+
+    Requires: the nodes are sorted. Guarantees: they are sorted again; the graph's inputs and outputs keep their order.
+    """
+
+    def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
+        self._sizes = sizes
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        written = list(graph)
+        inner, leaves = _leaves_last(written)
+        candidates = (written, inner + leaves, _shallow_first(inner, leaves) + leaves)
+        orders = [execution_order(graph, nodes) for nodes in candidates]
+        peaks = [max(totals_in_bytes(graph, self._sizes, order), default=0) for order in orders]
+        best = candidates[peaks.index(min(peaks))]
+        if best is not written:
+            graph.remove(written)
+            graph.extend(best)
+        return ir.passes.PassResult(model, best is not written)
+
+
+def _leaves_last(nodes: Sequence[ir.Node]) -> tuple[list[ir.Node], list[ir.Node]]:
+    """The nodes that others read, and the others, in the opposite order of that in which they could first run."""
+    reads = producers_in(nodes)
+    read = {producer for producers in reads.values() for producer in producers}
+    position = {node: index for index, node in enumerate(nodes)}
+    leaves = [node for node in nodes if node not in read]
+    leaves.sort(key=lambda node: (max((position[p] for p in reads[node]), default=-1), position[node]), reverse=True)
+    return [node for node in nodes if node in read], leaves
+
+
+def _shallow_first(inner: Sequence[ir.Node], leaves: Sequence[ir.Node]) -> list[ir.Node]:
+    """*inner* with each node behind the shallower ones that some node reads together with it."""
+    reads = producers_in([*inner, *leaves])
+    position = {node: index for index, node in enumerate(inner)}
+    depth: dict[ir.Node, int] = {}
+    before: dict[ir.Node, list[ir.Node]] = {}
+    for node, producers in reads.items():
+        depth[node] = 1 + max((depth[producer] for producer in producers), default=0)
+        if producers:
+            deepest = max(producers, key=depth.__getitem__)
+            before.setdefault(deepest, []).extend(p for p in producers if depth[p] < depth[deepest])
+    placed: dict[ir.Node, None] = {}
+    for node in inner:
+        for shallow in sorted(before.get(node, ()), key=position.__getitem__):
+            _place(shallow, reads, placed)
+        _place(node, reads, placed)
+    return list(placed)
+
+
+def _place(node: ir.Node, reads: dict[ir.Node, list[ir.Node]], placed: dict[ir.Node, None]) -> None:
+    """Append *node* to *placed*, behind what it reads."""
+    pending = [node]
+    while pending:
+        missing = [producer for producer in reads[pending[-1]] if producer not in placed]
+        if missing:
+            pending.extend(reversed(missing))
+        else:
+            placed.setdefault(pending.pop())
