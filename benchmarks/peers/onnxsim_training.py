@@ -1,0 +1,63 @@
+"""onnxsim's training loop: forward, backward and optimizer in one graph of opset 17, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+from onnx import version_converter
+from onnxsim import TrainingLoop, compile_training_loop
+
+from ..files import WorkloadFiles
+from .cross_entropy import with_cross_entropy_of_one_hot
+from .peer import LEARNING_RATE, Peer
+
+_OPSET = 17
+
+
+class OnnxsimTraining(Peer):
+    """There is no step without an update, so the momentum update stands in for it. ONNX Runtime's default threads."""
+
+    packages = ("onnxsim",)
+
+    def load(self) -> None:
+        model = version_converter.convert_version(onnx.load(self.files.model), _OPSET)
+        labels, classes = self.files.labels(), _classes(model)
+        with_cross_entropy_of_one_hot(model, labels.shape, classes)
+        one_hot = np.moveaxis(np.eye(classes, dtype=np.float32)[labels], -1, 1)
+        self._feeds = {**self.files.inputs(), "one_hot": np.ascontiguousarray(one_hot)}
+        self._model = model
+        self._momentum = self._loop("sgd_momentum")
+        _ = self._momentum.step_graph
+
+    def operations(self) -> Mapping[str, Callable[[], object]]:
+        adam = self._loop("adam")
+        return {
+            "step": lambda: self._momentum(self._feeds, LEARNING_RATE),
+            "train": lambda: adam(self._feeds, LEARNING_RATE),
+        }
+
+    def gradients(self) -> Mapping[str, np.ndarray]:
+        """A first step of plain descent moves the weights by the gradient."""
+        loop = self._loop("sgd_momentum")
+        loop(self._feeds, 1.0)
+        after, before = loop.parameters(), self._initial()
+        return {name: before[name] - after[name] for name in before}
+
+    def _initial(self) -> dict[str, np.ndarray]:
+        tensors = {t.name: t for t in self._model.graph.initializer}
+        return {name: onnx.numpy_helper.to_array(tensors[name]) for name in self.files.initializers()}
+
+    def _loop(self, optimizer: str) -> TrainingLoop:
+        return compile_training_loop(
+            self._model, "loss", self.files.initializers(), optimizer, providers=["CPUExecutionProvider"]
+        )
+
+
+def _classes(model: onnx.ModelProto) -> int:
+    return int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
+
+
+def peer(files: WorkloadFiles, threads: int) -> Peer:
+    return OnnxsimTraining(files, threads)
