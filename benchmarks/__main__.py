@@ -22,7 +22,7 @@ from .report import Report
 from .results import WorkloadResult
 from .workloads import WORKLOADS
 
-_CACHE = ROOT / "benchmarks" / ".cache"
+_HERE = Path(__file__).parent
 
 
 def main(
@@ -33,13 +33,14 @@ def main(
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds a peer has to compile.")] = 900.0,
     note: Annotated[str, typer.Option(help="A sentence for the report: what else the machine was doing.")] = "",
     environments: Annotated[Path, typer.Option(help="The folder with the peers' environments.")] = ROOT / ".venv-bench",
-    output: Annotated[Path, typer.Option(help="The folder for RESULTS.md and its charts.")] = ROOT / "benchmarks",
+    cache: Annotated[Path, typer.Option(help="The folder for exports, logs and raw numbers.")] = _HERE / ".cache",
+    output: Annotated[Path, typer.Option(help="The folder for RESULTS.md and its charts.")] = _HERE,
 ) -> None:
     """Measure workloads with peers side by side, and write RESULTS.md."""
     chosen = _chosen(workloads, list(WORKLOADS), "workload")
     asked = _chosen(peers, list(PEERS), "peer")
     threads = torch.get_num_threads()
-    plan = Plan(rounds, seconds, threads, timeout, environments, _CACHE / "logs")
+    plan = Plan(rounds, seconds, threads, timeout, environments, cache / "logs")
     console = Console(stderr=True)
     busy = load_average()
     versions: dict[str, str] = {}
@@ -48,7 +49,7 @@ def main(
         for i, name in enumerate(chosen):
             place = f"{name} ({i + 1} of {len(chosen)})"
             status.update(f"{place}: export")
-            files = exported(WORKLOADS[name], _CACHE)
+            files = exported(WORKLOADS[name], cache)
             progress = lambda text, place=place: status.update(f"{place}: {text}")  # noqa: E731
             measurement = Measurement(files, WORKLOADS[name].summary, plan, progress)
             results.append(measurement.run(asked))
@@ -57,6 +58,7 @@ def main(
             # After each workload, so that a run that is broken off leaves what it has.
             report = Report(results, describe_machine(), versions, plan, datetime.date.today(), busy, note)
             _write(report, output)
+            (cache / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1))
     console.print(f"Wrote {output / 'RESULTS.md'} and {output / 'step.png'}")
 
 
@@ -64,7 +66,6 @@ def _write(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     draw_steps(report.results, folder / "step.png")
     (folder / "RESULTS.md").write_text(report.markdown())
-    (_CACHE / "results.json").write_text(json.dumps([asdict(result) for result in report.results], indent=1))
 
 
 def _chosen(given: str, known: list[str], kind: str) -> list[str]:

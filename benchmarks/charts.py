@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .peers import BASELINE, PEERS
@@ -55,7 +56,7 @@ def draw_steps(results: Sequence[WorkloadResult], path: Path) -> None:
         figure.savefig(path, dpi=110)
 
 
-def _draw_bar(axes, place: float, width: float, ratio: Quartiles | None, colour: str) -> None:
+def _draw_bar(axes: Axes, place: float, width: float, ratio: Quartiles | None, colour: str) -> None:
     if ratio is None:
         axes.text(place, 0.02, "×", ha="center", va="bottom", color=colour)
         return
@@ -68,7 +69,7 @@ def _draw_bar(axes, place: float, width: float, ratio: Quartiles | None, colour:
         axes.text(place, height, f"{ratio.median:.0f}", ha="center", va="bottom", color=colour, fontsize=8)
 
 
-def _draw_limit(axes, group: int, result: WorkloadResult) -> None:
+def _draw_limit(axes: Axes, group: int, result: WorkloadResult) -> None:
     limit, base = result.limit(2 * GEMM_SIZE**3), result.seconds(BASELINE, "step")
     if limit and base:
         height = Quartiles.of([a / b for a, b in zip(limit, base, strict=False)]).median

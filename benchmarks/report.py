@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Report:
         return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
     def _head(self) -> str:
+        waiting = os.environ.get("OMP_WAIT_POLICY", "not set")
         machine = "\n".join(f"- {key}: {value}" for key, value in self.machine.items())
         versions = ", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))
         workloads = _table(
@@ -63,11 +65,12 @@ class Report:
 Written by `make bench` on {self.date}. {self.note}
 
 Times are ratios to PyTorch eager: less is faster. Each is the median over {self.plan.rounds} rounds, with its
-quartiles. In each round every peer takes its turn, for {self.plan.seconds:g} s each operation, so what else the machine
-does meets all of them; a ratio is taken within a round. {self.load:.1f} processes were running when the run began.
+quartiles. In each round every peer takes its turn, for {self.plan.seconds:g} s each operation, of which the fastest run
+counts; so what else the machine does meets all of them, and a ratio is taken within a round.
 
 {machine}
-- threads for one operator, in every peer: {self.plan.threads}
+- threads for one operator, in every peer: {self.plan.threads}; OMP_WAIT_POLICY {waiting}
+- processes running when the run began: {self.load:.1f}
 - versions: {versions}
 
 All is float32. The forward-only models are exported from PyTorch by `torch.onnx.export(dynamo=True)`; where the

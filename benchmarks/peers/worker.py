@@ -9,7 +9,6 @@ import gc
 import importlib
 import json
 import os
-import statistics
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -65,12 +64,15 @@ class Worker:
         np.savez(path, **{name: np.asarray(gradient) for name, gradient in self._peer.gradients().items()})
 
     def time(self, operation: str, seconds: float) -> float:
-        """The median of as many runs as fit into *seconds*, after one that does not count, in seconds."""
-        return time_runs(self._operations[operation], seconds)
+        """See `fastest_run`."""
+        return fastest_run(self._operations[operation], seconds)
 
 
-def time_runs(run: Callable[[], object], seconds: float) -> float:
-    """The median duration of runs that fill *seconds*, at least one, after one that does not count."""
+def fastest_run(run: Callable[[], object], seconds: float) -> float:
+    """The duration in seconds of the fastest of the runs that fill *seconds*, after one that does not count.
+
+    The fastest, because whatever else the machine does can only make a run slower.
+    """
     run()
     durations: list[float] = []
     end = perf_counter() + seconds
@@ -78,7 +80,7 @@ def time_runs(run: Callable[[], object], seconds: float) -> float:
         start = perf_counter()
         run()
         durations.append(perf_counter() - start)
-    return statistics.median(durations)
+    return min(durations)
 
 
 def main(module: str, folder: str, threads: str) -> None:
