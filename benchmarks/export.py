@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from .files import WorkloadFiles
 from .origins import find_origins
-from .workloads import WORKLOADS, Workload
+from .workloads import Workload
 
 _SOURCES = (*sorted((Path(__file__).parent / "workloads").glob("*.py")), Path(__file__))
 
@@ -60,10 +60,3 @@ def _key() -> str:
     for source in _SOURCES:
         digest.update(source.read_bytes())
     return digest.hexdigest()
-
-
-def workload_named(name: str) -> Workload:
-    """Raises ValueError, with the names there are, for another."""
-    if name not in WORKLOADS:
-        raise ValueError(f"There is no workload {name!r}; there are {', '.join(WORKLOADS)}")
-    return WORKLOADS[name]

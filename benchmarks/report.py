@@ -163,7 +163,7 @@ The largest relative error of a parameter's gradient, in norm. {TOLERANCE:g} or 
 
     def _failures(self) -> str:
         lines = [
-            f"- **{result.name}, {name}**: `{peer.failure.replace('`', chr(39))[:300]}`"
+            f"- **{result.name}, {name}**: `{_shortened(peer.failure)}`"
             for result in self.results
             for name, peer in result.peers.items()
             if peer.failure
@@ -208,6 +208,12 @@ The largest relative error of a parameter's gradient, in norm. {TOLERANCE:g} or 
     def _cells(self, cell: Callable[[WorkloadResult, str], str], *, others: bool = False) -> str:
         peers = [name for name in self._peers("step") if not (others and name == BASELINE)]
         return _table(["workload", *peers], [[r.name, *(cell(r, name) for name in peers)] for r in self.results])
+
+
+def _shortened(failure: str) -> str:
+    """The start and the end of a long message: C++ libraries begin with the place in their source."""
+    failure = failure.replace("`", "'")
+    return failure if len(failure) <= 300 else f"{failure[:140]} … {failure[-150:]}"
 
 
 def _to_best(result: WorkloadResult, operation: str) -> Quartiles | None:

@@ -50,10 +50,6 @@ class PeerResult:
             return None
         return Quartiles.of([a / b for a, b in zip(own, to, strict=False)])
 
-    def median(self, operation: str) -> float | None:
-        own = self.seconds.get(operation)
-        return statistics.median(own) if own and not self.failure else None
-
 
 @dataclass
 class WorkloadResult:

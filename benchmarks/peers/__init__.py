@@ -34,7 +34,7 @@ _ENTRIES = (
     PeerEntry(
         "ort-training",
         "onnxruntime_training",
-        "onnxruntime-training",
+        "ort-training",
         "onnxruntime-training-cpu: `artifacts.generate_artifacts`, `api.Module`",
     ),
     PeerEntry("onnx-ad", "onnx_ad_reverse", "onnx-ad", "onnx-ad: `reverse`, run by ONNX Runtime"),

@@ -20,6 +20,7 @@ class OnnxruntimeTraining(Peer):
 
     def load(self) -> None:
         model = onnx.load(self.files.model)
+        _name_statistics(model)
         trained = self.files.initializers()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -60,6 +61,13 @@ class OnnxruntimeTraining(Peer):
         self._module(*self._batch)
         self._optimizer.step()
         self._module.lazy_reset_grad()
+
+
+def _name_statistics(model: onnx.ModelProto) -> None:
+    """Its gradient of LayerNormalization reads the optional outputs, which exporters leave out."""
+    for node in model.graph.node:
+        if node.op_type == "LayerNormalization" and len(node.output) == 1:
+            node.output.extend([f"{node.output[0]}_mean", f"{node.output[0]}_inv_std"])
 
 
 def peer(files: WorkloadFiles, threads: int) -> Peer:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
-from onnx import version_converter
+from onnx import helper, version_converter
 from onnxsim import TrainingLoop, compile_training_loop
 
 from ..files import WorkloadFiles
 from .cross_entropy import with_cross_entropy_of_one_hot
 from .peer import LEARNING_RATE, Peer
-
-_OPSET = 17
 
 
 class OnnxsimTraining(Peer):
@@ -22,7 +20,7 @@ class OnnxsimTraining(Peer):
     packages = ("onnxsim",)
 
     def load(self) -> None:
-        model = version_converter.convert_version(onnx.load(self.files.model), _OPSET)
+        model = _at_opset_17(onnx.load(self.files.model))
         labels, classes = self.files.labels(), _classes(model)
         with_cross_entropy_of_one_hot(model, labels.shape, classes)
         one_hot = np.moveaxis(np.eye(classes, dtype=np.float32)[labels], -1, 1)
@@ -53,6 +51,34 @@ class OnnxsimTraining(Peer):
         return compile_training_loop(
             self._model, "loss", self.files.initializers(), optimizer, providers=["CPUExecutionProvider"]
         )
+
+
+def _at_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The opset of its step graphs. ONNX's converter needs help with what opset 17 has no form of."""
+    nodes = []
+    for node in model.graph.node:
+        nodes.extend(_gelu_by_erf(node) if node.op_type == "Gelu" else [node])
+        for attribute in [a for a in node.attribute if a.name == "noop_with_empty_axes" and a.i == 0]:
+            node.attribute.remove(attribute)
+    constants = {"erf_sqrt2": np.sqrt(2), "erf_one": 1, "erf_half": 0.5}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()
+    )
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return version_converter.convert_version(model, 17)
+
+
+def _gelu_by_erf(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """x / 2 · (1 + erf(x / √2)), the function body of Gelu."""
+    x, y = node.input[0], node.output[0]
+    return [
+        helper.make_node("Div", [x, "erf_sqrt2"], [f"{y}_scaled"]),
+        helper.make_node("Erf", [f"{y}_scaled"], [f"{y}_erf"]),
+        helper.make_node("Add", [f"{y}_erf", "erf_one"], [f"{y}_sum"]),
+        helper.make_node("Mul", [x, "erf_half"], [f"{y}_half"]),
+        helper.make_node("Mul", [f"{y}_half", f"{y}_sum"], [y]),
+    ]
 
 
 def _classes(model: onnx.ModelProto) -> int:
