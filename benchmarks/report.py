@@ -88,8 +88,8 @@ cross entropy. Every peer has a process of its own.
         return f"""
 ## Step: loss and all gradients
 
-**limit** is 3 times the forward FLOPs at the rate of a {GEMM_SIZE}² float32 matrix product, the faster of PyTorch's
-and ONNX Runtime's in each round. **to best** is onnxgrad's ratio to the fastest other peer.
+**limit** is 3 times the forward FLOPs at the rate of a {GEMM_SIZE}² float32 matrix product, the fastest of all rounds
+in PyTorch and ONNX Runtime. **to best** is onnxgrad's ratio to the fastest other peer.
 
 {self._ratios("step", limit=True)}
 """
@@ -194,7 +194,8 @@ The largest relative error of a parameter's gradient, in norm. {TOLERANCE:g} or 
                     columns[name].append(ratio.median)
                 row.append(_ratio(ratio) if ratio else _absence(result, name))
             if limit:
-                row.append(_plain(_of(result.limit(_GEMM_FLOPS), base)))
+                seconds = result.limit(_GEMM_FLOPS)
+                row.append(f"{seconds / statistics.median(base):.2f}" if seconds and base else "–")
             to_best = _to_best(result, operation)
             if to_best:
                 best.append(to_best.median)

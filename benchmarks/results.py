@@ -70,7 +70,7 @@ class WorkloadResult:
         result = self.peers.get(peer)
         return result.seconds.get(operation, []) if result and not result.failure else []
 
-    def limit(self, gemm_flops: int) -> list[float]:
-        """The seconds a round that three forward passes take at the rate of the faster square matrix product."""
-        rates = [s for peer in self.peers for s in [self.seconds(peer, "gemm")] if s]
-        return [3 * self.flops * min(gemm) / gemm_flops for gemm in zip(*rates, strict=False)]
+    def limit(self, gemm_flops: int) -> float | None:
+        """The seconds that three forward passes take at the fastest rate of a square matrix product in any round."""
+        gemm = [seconds for peer in self.peers for seconds in self.seconds(peer, "gemm")]
+        return 3 * self.flops * min(gemm) / gemm_flops if gemm else None
