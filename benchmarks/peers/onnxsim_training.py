@@ -37,11 +37,11 @@ class OnnxsimTraining(Peer):
         }
 
     def gradients(self) -> Mapping[str, np.ndarray]:
-        """A first step of plain descent moves the weights by the gradient."""
-        loop = self._loop("sgd_momentum")
-        loop(self._feeds, 1.0)
+        """A first step of descent moves the weights by the gradient: far, so that rounding them hides nothing of it."""
+        loop, rate = self._loop("sgd_momentum"), 2.0**20
+        loop(self._feeds, rate)
         after, before = loop.parameters(), self._initial()
-        return {name: before[name] - after[name] for name in before}
+        return {name: (before[name] - after[name]) / rate for name in before}
 
     def _initial(self) -> dict[str, np.ndarray]:
         tensors = {t.name: t for t in self._model.graph.initializer}
