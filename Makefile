@@ -20,12 +20,25 @@ STEP := @printf '\n==> %s\n'
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint setup clean
+.PHONY: help demo test test-all bench lint setup clean
+
+# The benchmark's peers pin other versions of what onnxgrad needs, so each has an environment of its own.
+BENCH_VENVS := .venv-bench
+WORKLOADS :=
+PEERS :=
+ROUNDS := 10
+comma := ,
+BENCH_ENVIRONMENTS := $(basename $(notdir $(wildcard benchmarks/environments/*.txt)))
+ifneq ($(PEERS),)
+  BENCH_ENVIRONMENTS := $(filter $(subst $(comma), ,$(PEERS)),$(BENCH_ENVIRONMENTS))
+endif
 
 help:
 	@echo 'make demo      train a digit classifier from its ONNX file; writes out/'
 	@echo 'make test      lint, then run every test, and a quarter of the cases of the ONNX backend suite'
 	@echo 'make test-all  the same with all cases of that suite'
+	@echo 'make bench     measure side by side with the peers; writes benchmarks/RESULTS.md, takes an hour or so'
+	@echo '               make bench WORKLOADS=mlp,bert PEERS=onnxgrad,eager ROUNDS=10'
 	@echo 'make lint      ruff and mypy only'
 	@echo 'make setup     only install what development needs, into $(VENV)'
 	@echo 'make clean     remove everything that make made, $(VENV) too'
@@ -40,6 +53,10 @@ test: lint
 
 test-all: export ONNXGRAD_BACKEND_SUITE := all
 test-all: test
+
+bench: $(VENV)/test.installed $(BENCH_ENVIRONMENTS:%=$(BENCH_VENVS)/%/installed)
+	$(STEP) 'Measure side by side'
+	@$(BIN)/python -m benchmarks --workloads '$(WORKLOADS)' --peers '$(PEERS)' --rounds $(ROUNDS)
 
 # The folders at the top become one package only when installed, so mypy reads the wheel, which also shows that the wheel
 # is complete.
@@ -56,7 +73,7 @@ lint: $(VENV)/test.installed
 setup: $(VENV)/test.installed
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENVS) benchmarks/.cache build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp for each extra: installed once, and again when pyproject.toml changes.
@@ -69,6 +86,14 @@ $(VENV)/test.installed: pyproject.toml | $(VENV)/created
 	$(STEP) 'Install onnxgrad[test] into $(VENV): PyTorch is large, so the first time takes a while'
 	@$(PIP) install --editable '.[test]' | $(BRIEFLY)
 	@touch $@ $(VENV)/demo.installed
+
+# A peer that can't be installed here is missing from the tables, which say so; the others are measured.
+$(BENCH_VENVS)/%/installed: benchmarks/environments/%.txt | $(VENV)/created
+	$(STEP) 'Install the peer $* into $(BENCH_VENVS)/$*'
+	@rm -rf $(@D)
+	@$(BIN)/python -m venv $(@D) \
+	  && $(@D)/bin/python -m pip --disable-pip-version-check install --requirement $< | $(BRIEFLY) && touch $@ \
+	  || { echo 'It could not be installed, so it is left out' >&2; rm -rf $(@D); }
 
 $(VENV)/created:
 	@test -n '$(PYTHON)' || { echo 'Found no Python 3.11 or newer with venv and ensurepip; name one: make … PYTHON=/path/to/python3.11' >&2; exit 1; }

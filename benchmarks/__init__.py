@@ -1,0 +1,1 @@
+"""Side by side against other ways to train: `make bench`."""

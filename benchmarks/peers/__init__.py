@@ -1,0 +1,45 @@
+"""The peers by name, in the order of the tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PeerEntry:
+    """Where a peer is.
+
+    Attributes:
+        name: as the tables call it.
+        module: the file in this folder.
+        environment: the folder of its environment, None for the driver's own.
+        summary: what is run, for the report.
+        workloads: those that it was written for; None for all.
+    """
+
+    name: str
+    module: str
+    environment: str | None
+    summary: str
+    workloads: tuple[str, ...] | None = None
+
+
+BASELINE = "eager"
+"""The peer that all ratios are to, and whose gradients are the reference."""
+
+_ENTRIES = (
+    PeerEntry("onnxgrad", "onnxgrad_session", None, "`onnxgrad.compile`, then `session.value_and_grad`"),
+    PeerEntry(BASELINE, "eager", None, "PyTorch: `loss.backward()`"),
+    PeerEntry("torch.compile", "torch_compile", None, "PyTorch, module and loss compiled by `torch.compile`"),
+    PeerEntry(
+        "ort-training",
+        "onnxruntime_training",
+        "ort-training",
+        "onnxruntime-training-cpu: `artifacts.generate_artifacts`, `api.Module`",
+    ),
+    PeerEntry("onnx-ad", "onnx_ad_reverse", "onnx-ad", "onnx-ad: `reverse`, run by ONNX Runtime"),
+    PeerEntry("onnxsim", "onnxsim_training", "onnxsim", "onnxsim: `compile_training_loop`, which updates in each step"),
+    PeerEntry("jax", "jax_jit", "jax", "JAX: `jit(value_and_grad(loss))`", ("mlp", "mlp-small", "bert", "gpt2")),
+    PeerEntry("onnxruntime", "inference", None, "ONNX Runtime's inference session: forward only"),
+)
+PEERS = {entry.name: entry for entry in _ENTRIES}

@@ -1,0 +1,53 @@
+"""onnxgrad: the joint graph in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import numpy as np
+
+import onnxgrad
+
+from ..files import WorkloadFiles
+from .peer import LEARNING_RATE, Peer
+
+
+class OnnxgradSession(Peer):
+    """The session's own options: ONNX Runtime takes one thread a core by itself."""
+
+    packages = ("onnxgrad", "onnxruntime")
+
+    def load(self) -> None:
+        self._program = onnxgrad.compile(self.files.model, loss="cross_entropy", wrt=self.files.initializers())
+        self._session = self._program.session(providers=["CPUExecutionProvider"])
+        self._inputs = {**self.files.inputs(), "labels": self.files.labels()}
+        # Otherwise the first step would create the runtime's session, which belongs to the loaded state.
+        self._session._executor("grad")
+
+    def operations(self) -> Mapping[str, Callable[[], object]]:
+        return {
+            "forward": lambda: self._session.run(self._inputs, as_ortvalues=True),
+            "step": lambda: self._session.value_and_grad(self._inputs, as_ortvalues=True),
+            "train": self._train,
+            "adamw": lambda: self._training[1].step(),
+        }
+
+    def gradients(self) -> Mapping[str, np.ndarray]:
+        return self._session.grad(self._inputs)
+
+    @cached_property
+    def _training(self) -> tuple[onnxgrad.Session, onnxgrad.AdamW]:
+        """A session of its own: an optimizer lays the session's parameters out anew."""
+        session = self._program.session(providers=["CPUExecutionProvider"])
+        return session, onnxgrad.AdamW(session, lr=LEARNING_RATE)
+
+    def _train(self) -> None:
+        session, optimizer = self._training
+        session.backward(self._inputs, as_ortvalues=True)
+        optimizer.step()
+        session.zero_grad()
+
+
+def peer(files: WorkloadFiles, threads: int) -> Peer:
+    return OnnxgradSession(files, threads)
