@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 
 import onnx_ir as ir
 
@@ -39,8 +40,12 @@ def _size(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int:
         return dim
     if dim.value is None:
         return NOMINAL_SIZE
-    if dim.value in sizes:
-        return sizes[dim.value]
-    bindings = {name: sizes.get(name, NOMINAL_SIZE) for name in dim.free_symbols()}
-    size = dim.evaluate(bindings) if bindings else None
+    if dim.value in sizes or dim.value.isidentifier():
+        return sizes.get(dim.value, NOMINAL_SIZE)
+    return _evaluate(dim.value, tuple((name, sizes.get(name, NOMINAL_SIZE)) for name in sorted(dim.free_symbols())))
+
+
+@cache
+def _evaluate(expression: str, bindings: tuple[tuple[str, int], ...]) -> int:
+    size = ir.SymbolicDim(expression).evaluate(dict(bindings)) if bindings else None
     return max(0, size) if isinstance(size, int) else NOMINAL_SIZE

@@ -15,7 +15,7 @@ _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 def captured_values(node: ir.Node) -> list[ir.Value]:
     """The values of outer graphs that the subgraphs of *node* read, each once, in the order they are read."""
-    graphs = [graph for attribute in node.attributes.values() for graph in subgraphs_of(attribute)]
+    graphs = _graphs_of(node)
     if not graphs:
         return []
     inside = {*graphs, *(inner for graph in graphs for inner in graph.subgraphs())}
@@ -31,11 +31,13 @@ def all_graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
     """
     yield graph
     for node in graph:
-        if node.attributes:
-            for attribute in node.attributes.data.values():
-                if attribute.type in _GRAPHS:
-                    for inner in subgraphs_of(attribute):
-                        yield from all_graphs(inner)
+        for inner in _graphs_of(node):
+            yield from all_graphs(inner)
+
+
+def _graphs_of(node: ir.Node) -> list[ir.Graph]:
+    attributes = node.attributes.data.values() if node.attributes else ()
+    return [graph for attribute in attributes if attribute.type in _GRAPHS for graph in subgraphs_of(attribute)]
 
 
 @dataclass(frozen=True)
