@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 
 import torch
@@ -16,7 +17,8 @@ from .peer import Peer
 class Compiled(Eager):
     def loss_function(self, module: nn.Module) -> Callable[..., Tensor]:
         # Otherwise a second run of the benchmark would find everything compiled.
-        os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+        self._cache = tempfile.TemporaryDirectory()
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = self._cache.name
         return torch.compile(super().loss_function(module))
 
     def operations(self) -> Mapping[str, Callable[[], object]]:
