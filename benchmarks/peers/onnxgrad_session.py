@@ -23,7 +23,7 @@ class OnnxgradSession(Peer):
         self._session = self._program.session(providers=["CPUExecutionProvider"])
         self._inputs = {**self.files.inputs(), "labels": self.files.labels()}
         # Otherwise the first step would create the runtime's session, which belongs to the loaded state.
-        self._session._executor("grad")
+        self._session.executor("grad")
 
     def operations(self) -> Mapping[str, Callable[[], object]]:
         return {
