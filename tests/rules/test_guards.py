@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_the_guard_costs_nothing_where_nothing_can_happen(body: str, expected: l
     graph = f"g (float[3] x, bool[3] c) => (float[3] y) <float two = {{2}}> {{ {body} }}"
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> {graph}')
     program = onnxgrad.compile(model, wrt="x")
-    assert [node.op_type for node in program.model.graph] == expected
+    assert Counter(node.op_type for node in program.model.graph) == Counter(expected)
 
 
 @pytest.mark.parametrize("norm", ["ReduceL2", "ReduceL1", "ReduceSumSquare"])
