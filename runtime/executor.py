@@ -221,6 +221,9 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     # The memory pattern planner keeps one block for the largest batch seen; without it peak memory is a quarter to
     # a third lower at no cost in time.
     options.enable_mem_pattern = False
+    # A program's graphs, and its optimizer's, take turns. Threads that wait for more work of one graph would take the
+    # cores from the next: training steps took up to 1.4 times as long.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
