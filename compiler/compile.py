@@ -23,7 +23,7 @@ from .load import ModelLike, load_model
 from .losses import Loss
 from .normalize import normalize
 from .original import keep_original
-from .parameters import select_outputs, select_wrt
+from .parameters import as_names, select_outputs, select_wrt
 from .pipeline import OnPass, Pipeline
 from .program import Program
 from .signature import Mode
@@ -90,8 +90,8 @@ def compile(
     pipeline = Pipeline(loaded.model, on_pass)
     graph = loaded.model.graph
 
-    checkpoints = () if checkpoint == "auto" or isinstance(checkpoint, int) else _as_names(checkpoint)
-    names = [*_as_names(wrt), *_as_names(outputs), *checkpoints]
+    checkpoints = () if checkpoint == "auto" or isinstance(checkpoint, int) else as_names(checkpoint)
+    names = [*as_names(wrt), *as_names(outputs), *checkpoints]
     if straight_through:
         rules = Registry(STRAIGHT_THROUGH_RULES, rules)
     parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=straight_through)
@@ -130,12 +130,6 @@ def compile(
     keep_original(loaded.proto, loaded.folder, loaded.model)
     program = Program(loaded.model, joint.signature(), tuple(pipeline.records), joint.unused)
     return program.with_mode(mode)
-
-
-def _as_names(names: str | Sequence[str] | None) -> Sequence[str]:
-    if names is None or names in ("parameters", "inputs"):
-        return ()
-    return [names] if isinstance(names, str) else names
 
 
 def _check_sizes_known(graph: ir.Graph, sizes: Mapping[str, int]) -> None:

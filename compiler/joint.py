@@ -9,13 +9,11 @@ import onnx_ir as ir
 
 from ..passes.differentiate import PASS, differentiate
 from ..passes.fresh_names import FreshNames
-from ..passes.inline_functions import InlineFunctions
-from ..passes.lift_constants import LiftConstants
 from ..passes.registry import Registry
 from ..passes.tape import Tape
-from ..passes.upgrade_opset import UpgradeOpset
-from .load import ModelLike, load_model
-from .losses import Loss, attach_loss, attach_loss_model, resolve_loss
+from .attach import attach
+from .load import ModelLike
+from .losses import Loss
 from .signature import Port, Role, Signature
 
 
@@ -43,10 +41,7 @@ class JointBuilder:
 
         Raises InputError if the name is unknown, or the loss model does not fit.
         """
-        if isinstance(loss, Loss) or (isinstance(loss, str) and not loss.endswith(".onnx")):
-            value, labels = attach_loss(self._graph, resolve_loss(loss), self._differentiated[0])
-        else:
-            value, labels = attach_loss_model(self._graph, _canonical(loss))
+        value, labels = attach(self._graph, loss, self._differentiated[0])
         self._inputs |= {str(label.name): ("label", None) for label in labels}
         self._graph.outputs.append(value)
         self._outputs[str(value.name)] = ("loss", None)
@@ -115,13 +110,6 @@ class JointBuilder:
         if primal.is_initializer() and not primal.is_graph_input():
             self._graph.inputs.append(primal)
             self._inputs[str(primal.name)] = ("parameter", None)
-
-
-def _canonical(loss: ModelLike) -> ir.Model:
-    model = load_model(loss).model
-    for step in (InlineFunctions(), LiftConstants(), UpgradeOpset()):
-        step.call(model)
-    return model
 
 
 def _is_emitted(value: ir.Value) -> bool:

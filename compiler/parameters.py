@@ -118,6 +118,13 @@ def select_outputs(graph: ir.Graph, outputs: Sequence[str] | str | None) -> list
     return [values[name] for name in names]
 
 
+def as_names(names: str | Sequence[str] | None) -> Sequence[str]:
+    """The names in a `wrt` or `outputs`, which is one of them, several, a keyword or None."""
+    if names is None or names in ("parameters", "inputs"):
+        return ()
+    return [names] if isinstance(names, str) else names
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """A phrase that offers the names nearest to *name*, for an error message; empty if none is near."""
     close = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.5)

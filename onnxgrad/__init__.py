@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .compiler import losses, schedules
     from .compiler.losses import Loss
     from .compiler.signature import Port, Signature
+    from .compiler.transforms import ggnvp, hessian, hvp, jacobian, jvp, value_and_grad, vjp
     from .passes.errors import Error, InputError, InvalidModelError, UnsupportedError
     from .passes.registry import Registry
     from .passes.rules import BUILTIN_RULES
@@ -46,6 +47,13 @@ _HOMES = {
     "Adam": ".runtime.optimizer",
     "AdamW": ".runtime.optimizer",
     "Trainer": ".runtime.trainer",
+    "ggnvp": ".compiler.transforms",
+    "hessian": ".compiler.transforms",
+    "hvp": ".compiler.transforms",
+    "jacobian": ".compiler.transforms",
+    "jvp": ".compiler.transforms",
+    "value_and_grad": ".compiler.transforms",
+    "vjp": ".compiler.transforms",
 }
 
 __all__ = [
@@ -67,10 +75,17 @@ __all__ = [
     "Trainer",
     "UnsupportedError",
     "compile",
+    "ggnvp",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
     "load",
     "losses",
     "metrics",
     "schedules",
+    "value_and_grad",
+    "vjp",
 ]
 _MODULES = ("losses", "metrics", "schedules")
 

@@ -13,6 +13,7 @@ from .compile import compile_model
 from .inspect import inspect
 from .ops import ops
 from .train import train
+from .transform import transform
 
 app = typer.Typer(
     name="onnxgrad",
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command("compile")(compile_model)
 app.command("train")(train)
+app.command("transform")(transform)
 app.command("inspect")(inspect)
 app.command("check")(check)
 app.command("bench")(bench)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import parse_bytes, parse_checkpoint, parse_sizes, parse_values
+from .options import as_wrt, parse_bytes, parse_checkpoint, parse_loss, parse_sizes, parse_values
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..compiler.losses import Loss
     from ..compiler.pipeline import PassRecord
     from ..program import Program
 
@@ -86,9 +85,9 @@ def compile_model(
 
         program = onnxgrad.compile(
             model,
-            wrt=_wrt(wrt),
+            wrt=as_wrt(wrt, "parameters"),
             outputs=outputs,
-            loss=_loss(loss, parse_values(loss_option or [], "--loss-option")),
+            loss=parse_loss(loss, parse_values(loss_option or [], "--loss-option")),
             mode=mode,  # type: ignore[arg-type]
             free_dims=parse_sizes(free_dim or [], "--free-dim"),
             opset=opset,
@@ -106,24 +105,6 @@ def compile_model(
         typer.echo(json.dumps(_summary(program, target, seconds)))
     else:
         _print(program, target, seconds, with_passes=passes)
-
-
-def _wrt(wrt: list[str] | None) -> str | list[str]:
-    if not wrt:
-        return "parameters"
-    return wrt[0] if len(wrt) == 1 else wrt
-
-
-def _loss(loss: str | None, options: dict[str, object]) -> str | Loss | None:
-    if not options:
-        return loss
-    from ..compiler.losses import resolve_loss
-    from ..passes.errors import InputError
-
-    if loss is None:
-        raise InputError("--loss-option needs --loss")
-
-    return resolve_loss(loss, **options)
 
 
 def _dump(folder: Path, record: PassRecord, model: ir.Model) -> None:

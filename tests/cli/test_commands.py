@@ -19,7 +19,7 @@ from onnxgrad.compiler.operators import operator_table
 from tests.cli.running import run
 from tests.compiler.forward_models import MLP_WEIGHTS, mlp, parse, random
 
-COMMANDS = ["compile", "train", "inspect", "check", "ops"]
+COMMANDS = ["compile", "train", "transform", "inspect", "check", "ops"]
 
 
 def test_help_lists_the_commands_and_each_shows_an_example() -> None:
