@@ -78,9 +78,10 @@ class JointBuilder:
         return Signature(
             "grad",
             tuple(
-                _port(value, *self._inputs[str(value.name)], optional=value.is_initializer()) for value in graph.inputs
+                port_of(value, *self._inputs[str(value.name)], optional=value.is_initializer())
+                for value in graph.inputs
             ),
-            tuple(_port(value, *self._outputs[str(value.name)]) for value in graph.outputs),
+            tuple(port_of(value, *self._outputs[str(value.name)]) for value in graph.outputs),
         )
 
     def _seed(self, output: ir.Value) -> ir.Value:
@@ -117,7 +118,8 @@ def _is_emitted(value: ir.Value) -> bool:
     return node is not None and PASS in node.metadata_props
 
 
-def _port(value: ir.Value, role: Role, of: str | None, *, optional: bool = False) -> Port:
+def port_of(value: ir.Value, role: Role, of: str | None, *, optional: bool = False) -> Port:
+    """*value*, an input or output of a graph, as the signature describes it."""
     shape = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
     dtype = "unknown" if value.dtype is None else _dtype_name(value.dtype)
     return Port(str(value.name), role, dtype, shape, of=of, optional=optional)

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from .passes.errors import Error, InputError, InvalidModelError, UnsupportedError
     from .passes.registry import Registry
     from .passes.rules import BUILTIN_RULES
-    from .program import Program, compile, load
+    from .program import Program, SplitProgram, compile, load
     from .runtime import metrics
     from .runtime.batches import Batches
     from .runtime.optimizer import SGD, Adam, AdamW
+    from .runtime.pullback import Pullback
     from .runtime.session import Session
     from .runtime.trainer import StepReport, Trainer
 
@@ -28,6 +29,7 @@ _HOMES = {
     "compile": ".program",
     "load": ".program",
     "Program": ".program",
+    "SplitProgram": ".program",
     "Error": ".passes.errors",
     "InputError": ".passes.errors",
     "InvalidModelError": ".passes.errors",
@@ -43,6 +45,7 @@ _HOMES = {
     "Port": ".compiler.signature",
     "Signature": ".compiler.signature",
     "Session": ".runtime.session",
+    "Pullback": ".runtime.pullback",
     "SGD": ".runtime.optimizer",
     "Adam": ".runtime.optimizer",
     "AdamW": ".runtime.optimizer",
@@ -68,9 +71,11 @@ __all__ = [
     "Loss",
     "Port",
     "Program",
+    "Pullback",
     "Registry",
     "Session",
     "Signature",
+    "SplitProgram",
     "StepReport",
     "Trainer",
     "UnsupportedError",

@@ -62,7 +62,7 @@ class Executor:
         self._session = create_session(model, providers, options)
         names = {value.name for value in model.graph.inputs}
         self._ports = [port for port in signature.inputs if port.name in names]
-        self.fed = {port.name: port for port in self._ports if port.role in ("input", "label")}
+        self.fed = {port.name: port for port in self._ports if port.role in ("input", "label", "residual")}
         self.seeds = {str(port.of): port for port in self._ports if port.role == "grad_output"}
         self._integers = [port.name for port in self._ports if "int" in port.dtype]
         outputs = {value.name for value in model.graph.outputs}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from ..compiler.pipeline import PassRecord
+    from ..compiler.signature import Mode
     from ..program import Program
 
 
@@ -88,7 +89,7 @@ def compile_model(
             wrt=as_wrt(wrt, "parameters"),
             outputs=outputs,
             loss=parse_loss(loss, parse_values(loss_option or [], "--loss-option")),
-            mode=mode,  # type: ignore[arg-type]
+            mode=cast("Mode", mode),
             free_dims=parse_sizes(free_dim or [], "--free-dim"),
             opset=opset,
             straight_through=straight_through,
