@@ -8,10 +8,12 @@ import onnx_ir as ir
 
 from ..passes.checkpoint import Checkpoint
 from ..passes.choose_residuals import ChooseResiduals
+from ..passes.custom_functions import CustomFunctions
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
 from ..passes.fake_quantize import LowerFakeQuantize
+from ..passes.gradient_marks import MarkGradients
 from ..passes.lower_opset import LowerOpset
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
@@ -23,7 +25,7 @@ from .load import ModelLike, load_model
 from .losses import Loss
 from .normalize import normalize
 from .original import keep_original
-from .parameters import as_names, select_outputs, select_wrt
+from .parameters import as_names, select_outputs, select_retained, select_wrt, without_frozen
 from .pipeline import OnPass, Pipeline
 from .program import Program
 from .signature import Mode
@@ -41,7 +43,11 @@ def compile(
     rules: Registry = BUILTIN_RULES,
     allow_unused: bool = False,
     materialize_grads: bool = False,
-    straight_through: bool = False,
+    straight_through: bool | str | Sequence[str] = False,
+    stop_gradient: str | Sequence[str] = (),
+    scale_gradient: Mapping[str, float] | None = None,
+    frozen: str | Sequence[str] = (),
+    retain_grad: str | Sequence[str] = (),
     checkpoint: str | int | Sequence[str] | None = None,
     memory_budget: int | None = None,
     assume_dims: Mapping[str, int] | None = None,
@@ -66,8 +72,14 @@ def compile(
             `torch.autograd.grad`. Members of "parameters", "inputs" or a pattern are left out in any case,
             and listed in `Program.unused`, as long as one of them is used.
         materialize_grads: give zeros for what is left out (implies allow_unused).
-        straight_through: differentiate pairs of QuantizeLinear and DequantizeLinear as if they did not round
-            (quantization-aware training), within the range that can be represented; see `fake_quantize`.
+        straight_through: True to differentiate pairs of QuantizeLinear and DequantizeLinear as if they did not round
+            (quantization-aware training), within the range that can be represented; see `fake_quantize`. Names and
+            glob patterns of nodes, or of what they compute, to let cotangents pass those nodes unchanged.
+        stop_gradient: names and glob patterns of values behind which no gradient flows back (`Tensor.detach`).
+        scale_gradient: factors by names and glob patterns of values, at which the gradient is multiplied by them; -1
+            reverses it.
+        frozen: names and glob patterns of members of `wrt` that get no gradient (`requires_grad_(False)`).
+        retain_grad: names of intermediate values whose gradients are outputs as well (`Tensor.retain_grad`).
         checkpoint: less memory for one more forward pass at most (Chen et al. 2016): "auto" for the least estimated
             peak, how many times to cut the forward part, or names and glob patterns of the values behind which it is
             cut. The gradients stay the same to the last bit.
@@ -90,14 +102,21 @@ def compile(
     pipeline = Pipeline(loaded.model, on_pass)
     graph = loaded.model.graph
 
+    functions = CustomFunctions(loaded.model)
+    rules = functions.rules(rules)
     checkpoints = () if checkpoint == "auto" or isinstance(checkpoint, int) else as_names(checkpoint)
-    names = [*as_names(wrt), *as_names(outputs), *checkpoints]
-    if straight_through:
+    marks = MarkGradients(as_names(stop_gradient), scale_gradient, as_names(straight_through))
+    retained = as_names(retain_grad)
+    names = [*as_names(wrt), *as_names(outputs), *checkpoints, *retained, *marks.names(graph)]
+    fake_quantize = straight_through is True
+    if fake_quantize:
         rules = Registry(STRAIGHT_THROUGH_RULES, rules)
-    parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=straight_through)
+    parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=fake_quantize)
+    pipeline.run([marks] if marks.any else [])
     if memory_budget is not None:
         _check_sizes_known(graph, assume_dims or {})
     selected, named = select_wrt(graph, wrt, parameters)
+    selected = without_frozen(selected, as_names(frozen)) + select_retained(graph, retained, selected)
     differentiated = select_outputs(graph, outputs)
     if loss is not None and outputs is not None and len(differentiated) > 1:
         raise InputError(f"A loss takes one output, but `outputs` names {len(differentiated)}")
@@ -108,6 +127,9 @@ def compile(
     optional = set(selected) if allow_unused or materialize_grads else set(selected) - named
     pipeline.step("Differentiate", lambda: joint.differentiate(selected, optional, rules, materialize_grads))
 
+    if functions:
+        pipeline.step("InlineCustomFunctions", lambda: joint.inline(functions))
+
     protected = [*(str(value.name) for value in selected), *checkpoints]
     pipeline.run(
         [
@@ -115,7 +137,7 @@ def compile(
             EliminateCommonSubexpressions(protected),
             Simplify(protected),
             EliminateDeadCode(protected),
-            *([LowerFakeQuantize()] if straight_through else []),
+            *([LowerFakeQuantize()] if fake_quantize else []),
             ChooseResiduals(joint.forward),
             *(
                 [Checkpoint(joint.forward, checkpoint or "auto", budget=memory_budget, sizes=assume_dims)]

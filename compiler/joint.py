@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from ..passes.custom_functions import CustomFunctions
 from ..passes.differentiate import PASS, differentiate
 from ..passes.fresh_names import FreshNames
 from ..passes.registry import Registry
@@ -71,6 +72,12 @@ class JointBuilder:
                 self._declare(value, gradients[value], tape)
             elif materialize:
                 self._declare(value, tape.zeros_like(tape.tensor(value)).value, tape)
+
+    def inline(self, functions: CustomFunctions) -> None:
+        """Replace the calls of the model's own operators and of their VJPs by what they are made of."""
+        functions.inline(self._model)
+        nodes = [node for node in self._graph if node.metadata_props.get(PASS) != "differentiate"]
+        self.forward |= {str(value.name) for node in nodes for value in node.outputs}
 
     def signature(self) -> Signature:
         """The signature of the graph as it is now, in mode "grad"."""

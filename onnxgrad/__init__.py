@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .compiler import losses, schedules
     from .compiler.losses import Loss
     from .compiler.signature import Port, Signature
-    from .compiler.transforms import ggnvp, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+    from .compiler.transforms import ggnvp, hessian, hvp, jacobian, jvp, mark, value_and_grad, vjp
     from .passes.errors import Error, InputError, InvalidModelError, UnsupportedError
     from .passes.registry import Registry
     from .passes.rules import BUILTIN_RULES
@@ -55,6 +55,7 @@ _HOMES = {
     "hvp": ".compiler.transforms",
     "jacobian": ".compiler.transforms",
     "jvp": ".compiler.transforms",
+    "mark": ".compiler.transforms",
     "value_and_grad": ".compiler.transforms",
     "vjp": ".compiler.transforms",
 }
@@ -87,6 +88,7 @@ __all__ = [
     "jvp",
     "load",
     "losses",
+    "mark",
     "metrics",
     "schedules",
     "value_and_grad",

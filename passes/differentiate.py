@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial, reduce
 
+import onnx
 import onnx_ir as ir
 
 from .activity import Activity, find_activity, is_float, where_the_path_breaks
 from .blockers import refuse_blockers
 from .broadcasting import unbroadcast
-from .errors import UnsupportedError
+from .errors import UnsupportedError, describe
 from .guards import needs_guard, zero_where_not_picked
 from .registry import Cotangent, Primal, Registry, Rule
 from .sequences import add, is_sequence
@@ -123,7 +124,9 @@ class _ReverseWalk:
         ]
         n = Primal(node, self.tape, wanted, self.rules)
         guarded = needs_guard(node, self.rules)
-        for index, cotangent in enumerate(_as_sequence(rule.function(n, *cotangents))):
+        given = _as_sequence(rule.function(n, *cotangents))
+        _check_count(node, given, wanted)
+        for index, cotangent in enumerate(given):
             if index >= len(wanted) or not wanted[index] or cotangent is None:
                 continue
             value = reads[index]
@@ -134,6 +137,7 @@ class _ReverseWalk:
             if contribution is not None:
                 if guarded and cotangents[0] is not None and not empty:
                     contribution = zero_where_not_picked(contribution, cotangents[0])
+                _check_contribution(node, index, contribution, primal, rule)
                 self.contribute(primal.value, project(contribution, primal, broadcasts=rule.broadcasts))
 
     def contribute(self, value: ir.Value, cotangent: Tensor) -> None:
@@ -164,6 +168,35 @@ def project(cotangent: Tensor, primal: Tensor, *, broadcasts: bool) -> Tensor:
             own if isinstance(own, int) else target for own, target in zip(inferred, primal.value.shape, strict=True)
         )
     return cotangent
+
+
+def _check_count(node: ir.Node, given: Sequence[Cotangent], wanted: Sequence[bool]) -> None:
+    """Raise UnsupportedError when a rule has not one cotangent for each input, which would make some zero."""
+    standard = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
+    most = onnx.defs.get_schema(node.op_type).max_input if standard else len(node.inputs)
+    most = max(most, len(wanted))
+    if len(given) > most or any(wanted[len(given) :]):
+        raise UnsupportedError(
+            f"The rule of {describe(node)} gave {len(given)} cotangents, for {len(node.inputs)} inputs; a rule returns "
+            "one for each input, None where it is zero"
+        )
+
+
+def _check_contribution(node: ir.Node, index: int, contribution: Tensor, primal: Tensor, rule: Rule) -> None:
+    """Raise UnsupportedError when a rule's cotangent cannot be one of its input."""
+    if is_sequence(primal) or is_sequence(contribution) or contribution.value.dtype is None:
+        return
+    what = f"The rule of {describe(node)} gave for input {index}, {primal.dtype}{list(primal.shape)}, "
+    if not contribution.dtype.is_floating_point():
+        raise UnsupportedError(f"{what}a cotangent of {contribution.dtype}; it is a float tensor")
+    found = contribution.value.shape
+    if rule.broadcasts or found is None or primal.value.shape is None:
+        return
+    fits = len(found) == primal.rank and all(
+        a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in zip(found, primal.shape, strict=True)
+    )
+    if not fits:
+        raise UnsupportedError(f"{what}a cotangent of shape {list(contribution.shape)}; it has the shape of the input")
 
 
 def _is_empty(tensor: Tensor) -> bool:

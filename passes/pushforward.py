@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -13,7 +13,11 @@ from .tape import Tape
 
 
 def pushforward(
-    graph: ir.Graph, tangents: Mapping[ir.Value, ir.Value], outputs: Sequence[ir.Value], rules: Registry
+    graph: ir.Graph,
+    tangents: Mapping[ir.Value, ir.Value],
+    outputs: Sequence[ir.Value],
+    rules: Registry,
+    inline: Callable[[], None] = lambda: None,
 ) -> dict[ir.Value, ir.Value]:
     """Append to *graph* the tangents of *outputs*, the Jacobian-vector product.
 
@@ -23,6 +27,7 @@ def pushforward(
     Args:
         tangents: initializers, graph inputs or intermediate values, each with its tangent, of the same shape and dtype.
         outputs: values of the graph.
+        inline: replaces the calls of functions that the first differentiation has made; called before the second.
 
     Returns:
         the tangents of those of *outputs* that depend on a primal.
@@ -37,9 +42,11 @@ def pushforward(
     # Any dy would do. Where a rule asks whether dy is zero, it asks what is not picked by a Where: ones are.
     seeds = {value: tape.Identity(tape.full_like(tape.tensor(value), 1)).value for value in dict.fromkeys(outputs)}
     cotangents = differentiate(graph, seeds, list(tangents), rules, optional=list(tangents))
+    inline()
     arriving: dict[ir.Value, list[ir.Value]] = {}
     for primal, cotangent in cotangents.items():
         arriving.setdefault(cotangent, []).append(tangents[primal])
+    tape = Tape(graph)
     directions = {
         cotangent: each[0] if len(each) == 1 else tape.Sum(*map(tape.tensor, each)).value
         for cotangent, each in arriving.items()

@@ -15,6 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from .errors import UnsupportedError, describe
+from .gradient_marks import GRADIENT_SCALE, STOP_GRADIENT, is_marked
 from .subgraphs import captured_values
 from .tape import Tape, Tensor
 
@@ -137,6 +138,15 @@ class NonDifferentiable:
 Entry = Rule | Zero | NonDifferentiable
 
 
+def _of_mark(node: ir.Node) -> Entry:
+    if STOP_GRADIENT in node.metadata_props:
+        return Zero("it is marked to stop the gradient")
+    if GRADIENT_SCALE in node.metadata_props:
+        factor = float(node.metadata_props[GRADIENT_SCALE])
+        return Rule(lambda n, dy: lambda: dy * factor, None, broadcasts=False)
+    return Rule(lambda n, dy: lambda: dy, (0,), broadcasts=False)
+
+
 class Registry:
     """Operators and what is known of their derivatives. A later entry replaces an earlier one of the same name.
 
@@ -183,7 +193,9 @@ class Registry:
             self._entries[domain, op_type] = NonDifferentiable(reason)
 
     def get(self, node: ir.Node) -> Entry | None:
-        """The entry for the operator of *node*, None if it is unknown."""
+        """The entry for the operator of *node*, or for the mark that it bears; None if it is unknown."""
+        if is_marked(node):
+            return _of_mark(node)
         return self._entries.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
 
     def __iter__(self) -> Iterator[tuple[str, str, Entry]]:

@@ -8,6 +8,7 @@ from .gauss_newton import ggnvp
 from .hessian import hessian, hvp
 from .jacobian import jacobian
 from .jvp import jvp
+from .mark import mark
 from .vjp import value_and_grad, vjp
 
-__all__ = ["ggnvp", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
+__all__ = ["ggnvp", "hessian", "hvp", "jacobian", "jvp", "mark", "value_and_grad", "vjp"]

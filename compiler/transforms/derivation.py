@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from ...passes.choose_residuals import ChooseResiduals
+from ...passes.custom_functions import CustomFunctions
 from ...passes.differentiate import PASS, differentiate
 from ...passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ...passes.eliminate_dead_code import EliminateDeadCode
@@ -74,13 +75,15 @@ class Derivation:
     def __init__(self, model: ModelLike, options: Options) -> None:
         self._source, self._options = model, options
         loaded = load_model(model).model
+        self._functions = CustomFunctions(loaded)
+        self._rules = self._functions.rules(options.rules)
         for key in (SIGNATURE_KEY, ORIGINAL_KEY):
             loaded.metadata_props.pop(key, None)
         self._pipeline = Pipeline(loaded)
         self.graph = loaded.graph
         self._model = loaded
         names = [*as_names(options.wrt), *as_names(options.outputs)]
-        parameters = normalize(self._pipeline, options.rules, options.free_dims or {}, keep=names)
+        parameters = normalize(self._pipeline, self._rules, options.free_dims or {}, keep=names)
         self.wrt, _ = select_wrt(self.graph, options.wrt, parameters)
         self.outputs = self.predictions = select_outputs(self.graph, options.outputs)
         if options.loss is not None:
@@ -124,9 +127,10 @@ class Derivation:
         wrt = self.wrt if wrt is None else wrt
         named = self._options.wrt not in ("inputs", "parameters")
         optional = [] if named and not zeros else list(wrt)
-        result = differentiate(self.graph, cotangents, wrt, self._options.rules, optional=optional)
+        result = differentiate(self.graph, cotangents, wrt, self._rules, optional=optional)
         if not result:
-            differentiate(self.graph, cotangents, wrt, self._options.rules)  # raises, and says where the paths break
+            differentiate(self.graph, cotangents, wrt, self._rules)  # raises, and says where the paths break
+        self._inline()
         if zeros:
             return {value: result[value] if value in result else self.zeros(value) for value in wrt}
         return result
@@ -151,11 +155,16 @@ class Derivation:
 
         Raises UnsupportedError as `pushforward` does, and if no output depends on a primal.
         """
-        pushed = pushforward(self.graph, tangents, outputs, self._options.rules)
+        pushed = pushforward(self.graph, tangents, outputs, self._rules, self._inline)
         if not pushed:
             names = ", ".join(repr(str(value.name)) for value in tangents)
             raise UnsupportedError(f"No differentiated output depends smoothly on {names}; nothing has a tangent")
         return {value: pushed[value] if value in pushed else self.zeros(value) for value in outputs}
+
+    def _inline(self) -> None:
+        """Replace the calls of the model's own functions, and of their VJPs, by what they are made of."""
+        if self._functions:
+            self._functions.inline(self._model)
 
     def zeros(self, value: ir.Value) -> ir.Value:
         return self._full_like(value, 0)
