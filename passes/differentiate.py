@@ -184,19 +184,25 @@ def _check_count(node: ir.Node, given: Sequence[Cotangent], wanted: Sequence[boo
 
 def _check_contribution(node: ir.Node, index: int, contribution: Tensor, primal: Tensor, rule: Rule) -> None:
     """Raise UnsupportedError when a rule's cotangent cannot be one of its input."""
-    if is_sequence(primal) or is_sequence(contribution) or contribution.value.dtype is None:
+    if is_sequence(primal) or is_sequence(contribution):
         return
-    what = f"The rule of {describe(node)} gave for input {index}, {primal.dtype}{list(primal.shape)}, "
-    if not contribution.dtype.is_floating_point():
-        raise UnsupportedError(f"{what}a cotangent of {contribution.dtype}; it is a float tensor")
-    found = contribution.value.shape
-    if rule.broadcasts or found is None or primal.value.shape is None:
-        return
-    fits = len(found) == primal.rank and all(
-        a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in zip(found, primal.shape, strict=True)
+    found, wanted, dtype = contribution.value.shape, primal.value.shape, contribution.value.dtype
+    problem = None
+    if dtype is not None and not dtype.is_floating_point():
+        problem = f"a cotangent of {dtype}; it is a float tensor"
+    elif not rule.broadcasts and found is not None and wanted is not None and not _may_be_equal(found, wanted):
+        problem = f"a cotangent of shape {found}; it has the shape of the input"
+    if problem is not None:
+        raise UnsupportedError(
+            f"The rule of {describe(node)} gave for input {index}, {primal.value.dtype}{wanted}, {problem}"
+        )
+
+
+def _may_be_equal(a: ir.Shape, b: ir.Shape) -> bool:
+    """Whether the shapes have one rank and no two known sizes that differ."""
+    return len(a) == len(b) and all(
+        x == y or not (isinstance(x, int) and isinstance(y, int)) for x, y in zip(a, b, strict=True)
     )
-    if not fits:
-        raise UnsupportedError(f"{what}a cotangent of shape {list(contribution.shape)}; it has the shape of the input")
 
 
 def _is_empty(tensor: Tensor) -> bool:
