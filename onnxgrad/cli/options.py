@@ -23,6 +23,17 @@ def parse_sizes(options: Sequence[str], flag: str) -> dict[str, int]:
     return sizes
 
 
+def parse_factors(options: Sequence[str], flag: str) -> dict[str, float]:
+    """`h=-1` as {"h": -1.0}."""
+    factors = {}
+    for name, text in _pairs(options, flag):
+        try:
+            factors[name] = float(text)
+        except ValueError:
+            raise typer.BadParameter(f"{name}={text}: the factor is a number", param_hint=flag) from None
+    return factors
+
+
 def parse_values(options: Sequence[str], flag: str) -> dict[str, object]:
     """`label_smoothing=0.1` as {"label_smoothing": 0.1}; a value that is no Python literal is a string."""
     values: dict[str, object] = {}
