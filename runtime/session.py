@@ -15,7 +15,7 @@ from ..compiler.program import Program
 from ..compiler.save import save_proto
 from ..compiler.signature import Port
 from ..passes.errors import InputError
-from .buffers import Buffers, Layout, np_dtype
+from .buffers import Buffers, Layout
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
 from .feeds import Array, check_feeds
@@ -207,9 +207,9 @@ class Session:
         # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
         unread = self._fed - fed.keys()
         arrays: dict[str, Array] = {name: array for name, array in inputs.items() if name not in unread}
-        for name, port in seeds.items():
+        for name in seeds:
             if name not in given:
-                given[name] = np.ones(port.static_shape or (), np_dtype(port.dtype))
+                given[name] = executor.unit_seeds[name]
         ports: list[Port] = [*fed.values(), *seeds.values()]
         return check_feeds(ports, {**arrays, **{seeds[name].name: array for name, array in given.items()}})
 
