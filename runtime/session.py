@@ -52,7 +52,8 @@ class Session:
 
         Args:
             providers: in ONNX Runtime's own convention; CUDA where it is there, else the CPU, if None.
-            options: ONNX Runtime session options (threads, logging, profiling), used for every graph that runs.
+            options: ONNX Runtime session options (threads, logging, profiling), used for every graph that runs; of
+                those of an optimizer's large updates on the CPU only the number of threads.
         """
         self.program = program
         self.providers = resolve_providers(providers)
