@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from ..passes.errors import Error, InputError
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
 
+_SMALL = 65_536
+"""Bytes up to which NumPy's memory serves as an OrtValue's. More comes from the runtime, which keeps pages mapped."""
 _UNDOING = ["CommonSubexpressionElimination"]
 """The runtime's optimizers that would undo the choice of residuals; the compiler has merged what is worth merging."""
 _ELEMENT_TYPES = {"bfloat16": int(ir.DataType.BFLOAT16)}
@@ -39,6 +42,16 @@ class _Binding:
     grads: Buffers | None
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """An array that is still to be allocated, and its element type in ONNX's numbers."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    element: int
+    nbytes: int
+
+
 class Executor:
     """Runs one graph of a program. Several threads may run it at once; each has a binding of its own.
 
@@ -46,6 +59,7 @@ class Executor:
         signature: of the joint graph that the graph belongs to.
         fed: the inputs and labels that this graph takes, by name.
         seeds: the cotangents that it takes, by the names of the outputs.
+        unit_seeds: ones for each of them whose shape is known, and a one for each other; not to be written to.
     """
 
     def __init__(
@@ -64,10 +78,14 @@ class Executor:
         self._ports = [port for port in signature.inputs if port.name in names]
         self.fed = {port.name: port for port in self._ports if port.role in ("input", "label", "residual")}
         self.seeds = {str(port.of): port for port in self._ports if port.role == "grad_output"}
+        self.unit_seeds = {
+            name: np.ones(port.static_shape or (), np_dtype(port.dtype)) for name, port in self.seeds.items()
+        }
         self._integers = [port.name for port in self._ports if "int" in port.dtype]
         outputs = {value.name for value in model.graph.outputs}
         self._outputs = [port for port in signature.outputs if port.name in outputs]
         self._results = [port for port in self._outputs if not (port.role == "grad_buffer" and port.in_place)]
+        self._known = {port.name: memory for port in self._results if (memory := self._known_memory(port))}
         self._idle: list[_Binding] = []
 
     def run(
@@ -90,13 +108,16 @@ class Executor:
                 bound.bind_ortvalue_input(name, array)
             else:
                 bound.bind_cpu_input(name, array)
-        known: dict[str, np.ndarray] = {}
+        known: dict[str, np.ndarray | ort.OrtValue] = {}
         allocated = []
         for port in self._results:
             on_device = as_ortvalues or port.role == "grad_buffer"
-            memory = None if on_device else self._bind_known(bound, port)
-            if memory is not None:
-                known[port.name] = memory
+            memory = self._known.get(port.name)
+            if memory is not None and port.role != "grad_buffer" and (memory.nbytes <= _SMALL or not on_device):
+                array = np.empty(memory.shape, memory.dtype)
+                value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, memory.element)
+                bound.bind_ortvalue_output(port.name, value)
+                known[port.name] = value if as_ortvalues else array
             else:
                 self._bind_to_device(bound, port, on_device=on_device)
                 allocated.append(port)
@@ -151,15 +172,14 @@ class Executor:
         element = element_type(port.dtype)
         bind(port.name, self._device.kind, self._device.index, element, shape, buffers.address(name))
 
-    def _bind_known(self, bound: ort.IOBinding, port: Port) -> np.ndarray | None:
-        """NumPy memory of known size, to which the runtime writes an output at once."""
+    def _known_memory(self, port: Port) -> _Memory | None:
+        """What NumPy is to allocate for an output, so that the runtime writes there at once; None if it cannot."""
         shape = port.static_shape
         dtype = np_dtype(port.dtype)
         if shape is None or self._device.kind != "cpu" or dtype.kind not in "fiub":
             return None
-        array = np.empty(shape, dtype)
-        bound.bind_output(port.name, "cpu", 0, dtype.type, shape, array.ctypes.data)
-        return array
+        nbytes = math.prod(shape) * dtype.itemsize
+        return _Memory(shape, dtype, ir.DataType.from_numpy(dtype).value, nbytes)
 
     def _bind_to_device(self, bound: ort.IOBinding, port: Port, *, on_device: bool) -> None:
         """Let the runtime allocate an output."""

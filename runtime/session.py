@@ -18,7 +18,7 @@ from ..compiler.signature import OutputRole, Port, Signature
 from ..compiler.split import SplitProgram
 from ..compiler.split import split as split_program
 from ..passes.errors import InputError
-from .buffers import Buffers, Layout, np_dtype
+from .buffers import Buffers, Layout
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
 from .feeds import Array, check_feeds
@@ -58,7 +58,8 @@ class Session:
 
         Args:
             providers: in ONNX Runtime's own convention; CUDA where it is there, else the CPU, if None.
-            options: ONNX Runtime session options (threads, logging, profiling), used for every graph that runs.
+            options: ONNX Runtime session options (threads, logging, profiling), used for every graph that runs; of
+                those of an optimizer's large updates on the CPU only the number of threads.
             split: the program as two models, for `vjp`; it is split when that is first needed, if None.
         """
         self.program = program
@@ -260,9 +261,9 @@ class Session:
         # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
         unread = self._fed - fed.keys()
         arrays: dict[str, Array] = {name: array for name, array in inputs.items() if name not in unread}
-        for name, port in seeds.items():
+        for name in seeds:
             if name not in given:
-                given[name] = np.ones(port.static_shape or (), np_dtype(port.dtype))
+                given[name] = executor.unit_seeds[name]
         ports: list[Port] = [*fed.values(), *seeds.values()]
         return check_feeds(ports, {**arrays, **{seeds[name].name: array for name, array in given.items()}})
 
