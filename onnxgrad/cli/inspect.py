@@ -89,9 +89,10 @@ def _describe_flops(found: Inspection, sizes: dict[str, int]) -> str:
 
 def _describe_peak(peak: PeakMemory, dims: list[str], sizes: dict[str, int]) -> str:
     """One line: how much, for which sizes, and what it is made of."""
-    largest = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in peak.live[:LISTED])
-    more = f", and {len(peak.live) - LISTED} more" if len(peak.live) > LISTED else ""
-    return f"Estimated peak of activations{_given(dims, sizes)}: {peak.bytes / 1e6:.1f} MB at {peak.node} ({largest}{more})"
+    values = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in peak.live[:LISTED])
+    if len(peak.live) > LISTED:
+        values += f", and {len(peak.live) - LISTED} more"
+    return f"Estimated peak of activations{_given(dims, sizes)}: {peak.bytes / 1e6:.1f} MB at {peak.node} ({values})"
 
 
 def _given(dims: list[str], sizes: dict[str, int]) -> str:
