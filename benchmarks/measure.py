@@ -21,7 +21,7 @@ from .peers import BASELINE, PEERS, PeerEntry
 from .processes import PeerError, PeerProcess
 from .results import PeerResult, WorkloadResult
 
-_ORDER = ("gemm", "forward", "step", "train", "adamw", "adamw-fused")
+_ORDER = ("gemm", "forward", "step", "train", "adamw", "adamw-fused", "backward", "bare")
 _PAUSE = 0.02
 """Seconds between two peers, in which the threads of the former go to sleep."""
 
@@ -56,7 +56,7 @@ class Measurement:
         self._processes: dict[str, PeerProcess] = {}
         self._operations: dict[str, list[str]] = {}
         self._reference: dict[str, np.ndarray] = {}
-        self._result = WorkloadResult(files.name, summary, forward_flops(files.model))
+        self._result = describe(files, summary)
 
     def run(self, peers: Sequence[str]) -> WorkloadResult:
         """Measure *peers*, and the baseline in any case. A peer that fails is in the result with its failure."""
@@ -82,7 +82,8 @@ class Measurement:
         self._processes[name] = process
         loaded = process.ask("load", timeout=plan.timeout)
         result = self._result.peers[name]
-        result.load, result.first_step, result.peak = loaded["load"], loaded["first_step"], loaded["peak"]
+        for field in ("compile", "compile_peak", "load", "first_step", "peak"):
+            setattr(result, field, loaded[field])
         self.versions |= loaded["versions"]
         if "step" in loaded["operations"]:
             self._progress(f"{name}: check the gradients")
@@ -135,8 +136,9 @@ class Measurement:
                 self._processes[name].close()
 
 
-def forward_flops(model: Path) -> int:
-    """Of a forward model, in its convolutions and matrix products."""
-    loaded = ir.load(model)
-    InferShapes().call(loaded)
-    return count_flops(loaded.graph).products
+def describe(files: WorkloadFiles, summary: str) -> WorkloadResult:
+    """A workload before anything of it was measured."""
+    model = ir.load(files.model)
+    InferShapes().call(model)
+    flops = count_flops(model.graph).products
+    return WorkloadResult(files.name, summary, flops, len(model.graph), files.model.stat().st_size)
