@@ -24,4 +24,4 @@ def _settings(examples: int) -> settings:
     )
 
 
-few, many = _settings(3), _settings(25)
+few, some, many = _settings(6), _settings(20), _settings(60)

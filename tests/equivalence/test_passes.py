@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 
+from .comparison import assert_equivalent
 from .drawing import Model
 from .models import models
-from .pass_subsets import check, optional_passes
+from .pass_subsets import compile_with, optional_passes
 from .profiles import few, many
+
+
+def check(model: Model, keep: Callable[[str], bool], **options: Any) -> None:
+    assert_equivalent(model, lambda m: compile_with(m, keep, **options), lambda m: compile_with(m, lambda name: False))
 
 
 @many
