@@ -140,7 +140,7 @@ BLOCKS: tuple[Callable[[Drawing, Image], Image], ...] = (
 
 def activation(d: Drawing, x: str) -> str:
     """An elementwise function, composed as exporters compose it."""
-    kind = d.choose("Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish", "Clip", "silu", "gelu", "gelu by tanh")
+    kind = d.choose("gelu", "gelu by tanh", "silu", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish", "Clip", "gelu")
     if kind == "silu":
         return d.emit("Mul", x, d.emit("Sigmoid", x))
     if kind == "Clip":

@@ -15,11 +15,11 @@ CLASSES = 3
 
 @st.composite
 def models(draw: Any) -> Model:
-    """A model of one to five blocks with logits (batch, CLASSES)."""
+    """A model of some blocks with logits (batch, CLASSES)."""
     data = draw(st.data())
     d = Drawing(data, batch=draw(st.integers(1, 3)))
     kind = d.choose("image", "sequence", "tokens", "patches")
-    count = d.draw(st.integers(1, 5))
+    count = d.draw(st.integers(3, 6))
     if kind in ("image", "patches"):
         channels, height, width = (d.draw(st.integers(low, high)) for low, high in ((1, 4), (3, 9), (3, 9)))
         x = d.normal(d.batch, channels, height, width)

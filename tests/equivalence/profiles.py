@@ -24,4 +24,4 @@ def _settings(examples: int) -> settings:
     )
 
 
-few, some, many = _settings(6), _settings(20), _settings(60)
+few, some, many = _settings(8), _settings(15), _settings(40)
