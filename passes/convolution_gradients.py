@@ -33,6 +33,7 @@ class ConvolutionSizes:
         long_channels: the channels of the long signal, in one group.
         short_channels: those of the short signal, in one group.
         kernel: the sizes of the kernel.
+        strides: the distances between windows, along each axis.
         long_positions: the number of positions of the long signal; None if only known at run time.
         short_positions: that of the short signal.
     """
@@ -41,6 +42,7 @@ class ConvolutionSizes:
     long_channels: int
     short_channels: int
     kernel: tuple[int, ...]
+    strides: tuple[int, ...]
     long_positions: int | None
     short_positions: int | None
 
@@ -88,14 +90,24 @@ def _is_depthwise(sizes: ConvolutionSizes) -> bool:
     return sizes.groups > 1 and sizes.long_channels == sizes.short_channels == 1 and len(sizes.kernel) == 2
 
 
-def prefers_reversed_kernel(sizes: ConvolutionSizes) -> bool:
-    """Whether a Conv by the reversed kernel is expected to be faster than ConvTranspose, at stride 1.
+class InputForm(Enum):
+    """How to compute the gradient of the long signal."""
+
+    TRANSPOSED = "one ConvTranspose of the short signal"
+    REVERSED_KERNEL = "one Conv of the short signal by the reversed kernel, at stride 1"
+
+
+def input_form(sizes: ConvolutionSizes) -> InputForm:
+    """The form that is expected to be the fastest for the gradient of the long signal.
 
     ConvTranspose scatters a matrix of long_channels columns, on one thread; Conv gathers one of short_channels, on
     all threads, and nothing where the kernel has one tap. With few positions, reversing it costs more than that.
     """
+    if any(stride > 1 for stride in sizes.strides):
+        return InputForm.TRANSPOSED
     if prod(sizes.kernel) == 1:
-        return True
+        return InputForm.REVERSED_KERNEL
     if sizes.long_positions is not None and sizes.long_positions < 100:
-        return False
-    return 2 * sizes.long_channels >= sizes.short_channels and sizes.groups * sizes.long_channels >= 32
+        return InputForm.TRANSPOSED
+    worthwhile = 2 * sizes.long_channels >= sizes.short_channels and sizes.groups * sizes.long_channels >= 32
+    return InputForm.REVERSED_KERNEL if worthwhile else InputForm.TRANSPOSED

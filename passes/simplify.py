@@ -24,10 +24,10 @@ class Simplify(ir.passes.InPlacePass):
 
     def __init__(self, protected: Collection[str] = ()) -> None:
         kinds = (EliminateIdentities, MergeViews, SimplifyAlgebra, FoldTransposes)
-        self._passes: list[ir.passes.InPlacePass] = [kind(protected) for kind in kinds]
+        self.passes: list[ir.passes.InPlacePass] = [kind(protected) for kind in kinds]
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        while any(step.call(model).modified for step in self._passes):
+        while any(step.call(model).modified for step in self.passes):
             modified = True
         return ir.passes.PassResult(model, modified)

@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from ..convolution_gradients import ConvolutionSizes, WeightForm, prefers_reversed_kernel, weight_form
+from ..convolution_gradients import ConvolutionSizes, InputForm, WeightForm, input_form, weight_form
 from ..tape import Tensor
 from .sizes import join_sizes, size_of
 from .slicing import zero_pad
@@ -23,18 +23,21 @@ from .sliding_windows import Windows, convolve, convolve_transposed, correlate
 
 
 def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
-    """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one."""
-    sizes = _sizes(like, y, w, group)
-    if sizes is not None and all(each.stride == 1 for each in windows):
+    """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one.
+
+    ConvTranspose serves where the form that suits the sizes cannot express the windows.
+    """
+    sizes = _sizes(like, y, w, windows, group)
+    if sizes is not None and input_form(sizes) is InputForm.REVERSED_KERNEL:
         reversed_windows = _reversed_windows(windows, sizes.kernel)
-        if reversed_windows is not None and prefers_reversed_kernel(sizes):
+        if reversed_windows is not None:
             return _convolve_by_reversed_kernel(y, w, reversed_windows, sizes)
     return convolve_transposed(y, w, like, windows, group)
 
 
 def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
     """The cotangent of the kernel *w*: the correlation of the long signal with the short one."""
-    sizes = _sizes(x, y, w, group)
+    sizes = _sizes(x, y, w, windows, group)
     form = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
     if sizes is None or form is WeightForm.CONVOLUTION:
         return correlate(x, y, w, windows, group)
@@ -45,12 +48,20 @@ def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows]
     return _correlate_by_taps(x, y, w, windows, sizes, gathered=form is WeightForm.GATHERED_TAPS)
 
 
-def _sizes(x: Tensor, y: Tensor, w: Tensor, group: int) -> ConvolutionSizes | None:
+def _sizes(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> ConvolutionSizes | None:
     """The sizes; None where those of the kernel are not known."""
     if w.static_shape is None:
         return None
     short_channels, long_channels, *kernel = w.static_shape
-    return ConvolutionSizes(group, long_channels, short_channels // group, tuple(kernel), _positions(x), _positions(y))
+    return ConvolutionSizes(
+        groups=group,
+        long_channels=long_channels,
+        short_channels=short_channels // group,
+        kernel=tuple(kernel),
+        strides=tuple(each.stride for each in windows),
+        long_positions=_positions(x),
+        short_positions=_positions(y),
+    )
 
 
 def _positions(signal: Tensor) -> int | None:
@@ -59,11 +70,11 @@ def _positions(signal: Tensor) -> int | None:
 
 
 def _reversed_windows(windows: Sequence[Windows], kernel: Sequence[int]) -> list[Windows] | None:
-    """The windows, of stride 1, of the Conv by the reversed kernel; None where its padding would be negative."""
+    """The windows of the Conv by the reversed kernel; None at a greater stride, or where padding would be negative."""
     result = []
     for each, size in zip(windows, kernel, strict=True):
         reach = (size - 1) * each.dilation
-        if not (isinstance(each.before, int) and isinstance(each.after, int)):
+        if each.stride > 1 or not (isinstance(each.before, int) and isinstance(each.after, int)):
             return None
         if max(each.before, each.after) > reach:
             return None

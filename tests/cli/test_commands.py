@@ -140,6 +140,10 @@ def test_inspect_a_forward_model(model: Path) -> None:
     shown = run("inspect", model)
     assert shown.code == 0
     assert "4 parameters" in shown.out
+    assert "Arithmetic for batch=32: " in shown.out
+    doubled = json.loads(run("inspect", model, "--free-dim", "batch=64", "--json").out)
+    assert doubled["forward_flops"]["products"] == 2 * found["forward_flops"]["products"] > 0
+    assert found["joint_flops"] is None
 
 
 def test_inspect_says_what_blocks_the_path(tmp_path: Path) -> None:
@@ -162,6 +166,9 @@ def test_inspect_a_joint_graph(program: Path) -> None:
     assert "Joint graph, mode accumulate" in shown
     assert "fc1.weight.grad.buffer (in place)" in shown
     assert "Estimated peak of activations for batch=32: " in shown
+    assert "times its forward part's" in shown
+    # The gradient of the weights is one product more, that of the input of all but the first layer another.
+    assert 2 < found["joint_flops"]["products"] / found["forward_flops"]["products"] < 3
     doubled = json.loads(run("inspect", program, "--free-dim", "batch=64", "--json").out)
     assert found["peak"]["bytes"] < doubled["peak"]["bytes"] <= 2 * found["peak"]["bytes"]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from onnxgrad.passes.convolution_gradients import WeightForm
+from onnxgrad.passes.convolution_gradients import InputForm, WeightForm
 from onnxgrad.passes.rules import BUILTIN_RULES, convolution_forms
 
 from .checking import check_rule, joint_graph, run_runtime
@@ -240,7 +240,7 @@ def test_input_by_reversed_kernel(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], kernel: tuple[int, int]
 ) -> None:
     """Padding beyond the kernel, which no reversed kernel can undo, is left to ConvTranspose."""
-    monkeypatch.setattr(convolution_forms, "prefers_reversed_kernel", lambda sizes: True)
+    monkeypatch.setattr(convolution_forms, "input_form", lambda sizes: InputForm.REVERSED_KERNEL)
     runtime_dtypes = () if "auto_pad" in options else (np.float32,)  # no dilated SAME in ONNX Runtime
     group = options.get("group", 1)
     check_conv(sample(2, 2, 4, 4), sample(4, 2 // group, *kernel), static=[1], runtime_dtypes=runtime_dtypes, **options)
