@@ -41,7 +41,7 @@ def test_moved(products: str, rows: str) -> None:
 
 def test_a_single_number_is_moved() -> None:
     model = parse(graph("s = Mul (p, w)  y = Gemm (s, b)  z = Gemm <transA = 1> (s, h)", column=""))
-    assert check_pass(MoveRowFactors(), model, FEEDS | {"w": np.float32(0.3)}, rtol=1e-5, atol=1e-5)
+    assert check_pass(MoveRowFactors(), model, FEEDS | {"w": np.array(0.3, np.float32)}, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
