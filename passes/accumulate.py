@@ -86,7 +86,7 @@ def _zeros(graph: ir.Graph, node: ir.Node, like: ir.Value) -> ir.Value:
     ):
         name = names.fresh(f"{node.name}/{what}")
         tensor = ir.tensor(array, dtype=dtype, name=name)
-        inputs.append(ir.Value(name=name, type=ir.TensorType(dtype), shape=tensor.shape, const_value=tensor))
+        inputs.append(ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape), const_value=tensor))
         graph.register_initializer(inputs[-1])
     name = names.fresh(f"{node.name}/Expand")
     output = ir.Value(name=name, type=like.type, shape=like.shape)
