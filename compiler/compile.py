@@ -14,7 +14,9 @@ from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
 from ..passes.fake_quantize import LowerFakeQuantize
 from ..passes.gradient_marks import MarkGradients
+from ..passes.lower_cross_entropy import LowerCrossEntropy
 from ..passes.lower_opset import LowerOpset
+from ..passes.move_row_factors import MoveRowFactors
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
@@ -137,6 +139,8 @@ def compile(
             EliminateCommonSubexpressions(protected),
             Simplify(protected),
             EliminateDeadCode(protected),
+            MoveRowFactors(protected),
+            LowerCrossEntropy(),
             *([LowerFakeQuantize()] if fake_quantize else []),
             ChooseResiduals(joint.forward),
             *(

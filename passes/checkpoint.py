@@ -27,7 +27,7 @@ class Checkpoint(ir.passes.InPlacePass):
     Args:
         forward: the names of the values of the forward part.
         at: names and glob patterns of values to cut behind, the number of cuts, or "auto", which takes the number with
-            the least estimated peak.
+            the least estimated peak; where fresh gradients make up the peak, the least without graph outputs.
         budget: in bytes; the least is repeated with which the estimated peak is no more.
         sizes: of symbolic dims by name, for the estimates; others count as `NOMINAL_SIZE`.
 
@@ -55,7 +55,7 @@ class Checkpoint(ir.passes.InPlacePass):
             cuts = self._within(model, part, self._budget)
         elif self._at == "auto":
             choices = [(), *(_narrow_cuts(part, count) for count in COUNTS)]
-            cuts = min(dict.fromkeys(choices), key=lambda each: self._repeated(model, each)[0])
+            cuts = min(dict.fromkeys(choices), key=lambda each: self._peaks(model, each))
         elif isinstance(self._at, int):
             cuts = _narrow_cuts(part, self._at)
         else:
@@ -84,10 +84,23 @@ class Checkpoint(ir.passes.InPlacePass):
 
     def _repeated(self, model: ir.Model, cuts: Sequence[int]) -> tuple[int, int]:
         """The estimated peak with *cuts*, and the arithmetic that is repeated."""
+        graph, copies = self._trial(model, cuts)
+        return max(totals_in_bytes(graph, self._sizes), default=0), count_flops(copies, self._sizes).total
+
+    def _peaks(self, model: ir.Model, cuts: Sequence[int]) -> tuple[int, int]:
+        """The estimated peak with *cuts*, and that without graph outputs, which gradient buffers may take in."""
+        graph, _ = self._trial(model, cuts)
+        all_values, inner = (
+            max(totals_in_bytes(graph, self._sizes, outputs=each), default=0) for each in (True, False)
+        )
+        return all_values, inner
+
+    def _trial(self, model: ir.Model, cuts: Sequence[int]) -> tuple[ir.Graph, list[ir.Node]]:
+        """The graph with *cuts*, scheduled, and the nodes that are repeated in it."""
         trial = model.clone()
         copies = ForwardPart(trial.graph, self._forward, self._sizes).repeat(cuts)
         Schedule(self._sizes).call(trial)
-        return max(totals_in_bytes(trial.graph, self._sizes), default=0), count_flops(copies, self._sizes).total
+        return trial.graph, copies
 
 
 def _narrow_cuts(part: ForwardPart, count: int) -> tuple[int, ...]:
