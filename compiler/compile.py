@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from ..passes.block_attention import BlockAttention
 from ..passes.checkpoint import Checkpoint
 from ..passes.choose_residuals import ChooseResiduals
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
@@ -95,6 +96,7 @@ def compile(
     if straight_through:
         rules = Registry(STRAIGHT_THROUGH_RULES, rules)
     parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=straight_through)
+    pipeline.run([BlockAttention(assume_dims, names)])
     if memory_budget is not None:
         _check_sizes_known(graph, assume_dims or {})
     selected, named = select_wrt(graph, wrt, parameters)
