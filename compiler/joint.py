@@ -44,7 +44,11 @@ class JointBuilder:
         Raises InputError if the name is unknown, or the loss model does not fit.
         """
         if isinstance(loss, Loss) or (isinstance(loss, str) and not loss.endswith(".onnx")):
-            value, labels = attach_loss(self._graph, resolve_loss(loss), self._differentiated[0])
+            loss, prediction = resolve_loss(loss), self._differentiated[0]
+            value, labels = attach_loss(self._graph, loss, prediction)
+            if not loss.keeps_prediction and prediction.is_graph_output():
+                self._graph.outputs.remove(prediction)
+                del self._outputs[str(prediction.name)]
         else:
             value, labels = attach_loss_model(self._graph, _canonical(loss))
         self._inputs |= {str(label.name): ("label", None) for label in labels}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from .rules.sizes import join_sizes, size_of
-from .rules.slicing import crop
+from .rules.slicing import TO_THE_END, crop
 from .subgraphs import KEEPS_NOTHING
 from .tape import Tape, Tensor
 
@@ -67,7 +67,8 @@ def _filled(tensor: Tensor, axis: int, missing: int | Tensor) -> Tensor:
     if isinstance(missing, int) and missing == 0:
         return tensor
     op = tensor.op
-    count = size_of(tensor, axis)
-    last = crop(tensor, {axis: (count - 1, count)})
+    last = crop(tensor, {axis: (-1, TO_THE_END)})
+    # Inference does not see that this is one slice, and would take it that the copies are as many as that.
+    last.value.shape = ir.Shape([*tensor.shape[:axis], 1, *tensor.shape[axis + 1 :]])
     copies = op.Expand(last, join_sizes(op, [1] * axis + [missing] + [1] * (tensor.rank - axis - 1)))
     return op.Concat(tensor, copies, axis=axis)
