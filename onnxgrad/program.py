@@ -28,12 +28,16 @@ class Program(base.Program):
         return cls(program.model, program.signature, program.report, program.unused)
 
     def session(
-        self, *, providers: Sequence[Provider] | None = None, options: ort.SessionOptions | None = None
+        self,
+        *,
+        providers: Sequence[Provider] | None = None,
+        options: ort.SessionOptions | None = None,
+        cuda_graph: bool = False,
     ) -> Session:
         """Place the program on a device (see `Session`). Needs onnxruntime or onnxruntime-gpu."""
         from .runtime.session import Session
 
-        return Session(self, providers=providers, options=options)
+        return Session(self, providers=providers, options=options, cuda_graph=cuda_graph)
 
 
 def _runnable(function: Callable[P, base.Program]) -> Callable[P, Program]:

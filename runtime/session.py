@@ -19,6 +19,7 @@ from .buffers import Buffers, Layout, np_dtype
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
 from .feeds import Array, check_feeds
+from .slots import capturing
 
 Result = Any
 """A NumPy array, or an OrtValue where `as_ortvalues=True`."""
@@ -47,15 +48,25 @@ class Session:
         *,
         providers: Sequence[Provider] | None = None,
         options: ort.SessionOptions | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         """Place *program* on a device.
 
         Args:
             providers: in ONNX Runtime's own convention; CUDA where it is there, else the CPU, if None.
             options: ONNX Runtime session options (threads, logging, profiling), used for every graph that runs.
+            cuda_graph: let the CUDA provider capture each graph's kernels in its first run and replay them, which
+                spares the launches one by one. All shapes must be fixed, every node must have a CUDA kernel, and the
+                model no control flow (ONNX Runtime refuses it otherwise). Inputs are copied to fixed addresses, and
+                calls wait for each other; without a GPU that is all that it changes.
+
+        Raises InputError, when a graph first runs, if *cuda_graph* is set and a shape is symbolic.
         """
         self.program = program
         self.providers = resolve_providers(providers)
+        if cuda_graph:
+            self.providers = capturing(self.providers)
+        self._fixed_addresses = cuda_graph
         self.device = device_of(self.providers)
         self.options = options
         self._executors: dict[str, Executor] = {}
@@ -184,7 +195,12 @@ class Session:
                     program = program.with_mode(kind)
                     model = program.executable()
                 self._executors[kind] = Executor(
-                    model, program.signature, providers=self.providers, options=self.options, device=self.device
+                    model,
+                    program.signature,
+                    providers=self.providers,
+                    options=self.options,
+                    device=self.device,
+                    fixed_addresses=self._fixed_addresses,
                 )
             return self._executors[kind]
 
