@@ -73,7 +73,8 @@ def compile(
             peak, how many times to cut the forward part, or names and glob patterns of the values behind which it is
             cut. The gradients stay the same to the last bit.
         memory_budget: in bytes: as many checkpoints as the estimated peak of the activations needs to fit.
-        assume_dims: sizes for symbolic dims with which memory is estimated; they stay symbolic.
+        assume_dims: sizes for symbolic dims with which memory is estimated, and by which a sequence is long
+            (`BlockAttention`); they stay symbolic.
         on_pass: called after each pass with its record and the model as it is then.
 
     Raises:

@@ -86,7 +86,7 @@ class BlockAttention(ir.passes.InPlacePass):
     def _queries_of_a_block(self, probabilities: ir.Value) -> int:
         assert probabilities.shape is not None
         queries = nominal_size(probabilities.shape[-2], self._sizes)
-        most = int(self._block_bytes * queries / size_in_bytes(probabilities, self._sizes))
+        most = int(self._block_bytes * queries / max(size_in_bytes(probabilities, self._sizes), 1))
         return rows_of_a_block(queries, min(max(most, FEWEST_QUERIES), MOST_QUERIES))
 
 
