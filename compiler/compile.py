@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from ..passes.block_attention import BlockAttention
 from ..passes.checkpoint import Checkpoint
 from ..passes.choose_residuals import ChooseResiduals
 from ..passes.custom_functions import CustomFunctions
@@ -86,7 +87,8 @@ def compile(
             peak, how many times to cut the forward part, or names and glob patterns of the values behind which it is
             cut. The gradients stay the same to the last bit.
         memory_budget: in bytes: as many checkpoints as the estimated peak of the activations needs to fit.
-        assume_dims: sizes for symbolic dims with which memory is estimated; they stay symbolic.
+        assume_dims: sizes for symbolic dims with which memory is estimated, and by which a sequence is long
+            (`BlockAttention`); they stay symbolic.
         on_pass: called after each pass with its record and the model as it is then.
 
     Raises:
@@ -114,7 +116,7 @@ def compile(
     if fake_quantize:
         rules = Registry(STRAIGHT_THROUGH_RULES, rules)
     parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=fake_quantize)
-    pipeline.run([marks] if marks.any else [])
+    pipeline.run([*([marks] if marks.any else []), BlockAttention(assume_dims, names)])
     if memory_budget is not None:
         _check_sizes_known(graph, assume_dims or {})
     selected, named = select_wrt(graph, wrt, parameters)

@@ -43,6 +43,8 @@ class JointBuilder:
         Raises InputError if the name is unknown, or the loss model does not fit.
         """
         value, labels = attach(self._graph, loss, self._differentiated[0])
+        kept = {str(value.name) for value in self._graph.outputs}
+        self._outputs = {name: role for name, role in self._outputs.items() if name in kept}
         self._inputs |= {str(label.name): ("label", None) for label in labels}
         self._graph.outputs.append(value)
         self._outputs[str(value.name)] = ("loss", None)

@@ -31,12 +31,16 @@ class Program(base.Program):
         return cls(program.model, program.signature, program.report, program.unused)
 
     def session(
-        self, *, providers: Sequence[Provider] | None = None, options: ort.SessionOptions | None = None
+        self,
+        *,
+        providers: Sequence[Provider] | None = None,
+        options: ort.SessionOptions | None = None,
+        cuda_graph: bool = False,
     ) -> Session:
         """Place the program on a device (see `Session`). Needs onnxruntime or onnxruntime-gpu."""
         from .runtime.session import Session
 
-        return Session(self, providers=providers, options=options)
+        return Session(self, providers=providers, options=options, cuda_graph=cuda_graph)
 
     def split(self, residuals: Residuals = "min", assume_dims: Mapping[str, int] | None = None) -> SplitProgram:
         """The program as a forward and a backward model (see `SplitProgram`).

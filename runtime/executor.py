@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..compiler.signature import Port, Signature
 from ..passes.errors import Error, InputError
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
+from .slots import Slots, check_fixed
 
 _SMALL = 65_536
 """Bytes up to which NumPy's memory serves as an OrtValue's. More comes from the runtime, which keeps pages mapped."""
@@ -70,7 +72,15 @@ class Executor:
         providers: Sequence[Provider],
         options: ort.SessionOptions | None,
         device: Device,
+        fixed_addresses: bool = False,
     ) -> None:
+        """Load *model*.
+
+        Args:
+            fixed_addresses: copy inputs and outputs to and from memory that stays where it is; one run at a time.
+
+        Raises InputError where that is wanted and a shape is symbolic.
+        """
         self.signature = signature
         self._device = device
         self._session = create_session(model, providers, options)
@@ -87,6 +97,10 @@ class Executor:
         self._results = [port for port in self._outputs if not (port.role == "grad_buffer" and port.in_place)]
         self._known = {port.name: memory for port in self._results if (memory := self._known_memory(port))}
         self._idle: list[_Binding] = []
+        self._slots = Slots(device) if fixed_addresses else None
+        self._turn = threading.Lock()
+        if fixed_addresses:
+            check_fixed((*self._ports, *self._outputs))
 
     def run(
         self,
@@ -101,6 +115,10 @@ class Executor:
         Returns:
             the outputs that are no buffers, by name: NumPy arrays, or OrtValues on the session's device.
         """
+        if self._slots is not None:
+            with self._turn:
+                arrays = self._run_in_slots(self._slots, feeds, parameters, grads)
+            return {name: self._on_device(array) if as_ortvalues else array for name, array in arrays.items()}
         binding = self._take_binding(frozenset(feeds), parameters, grads)
         bound = binding.bound
         for name, array in feeds.items():
@@ -138,6 +156,29 @@ class Executor:
             self._bind_to_device(bound, port, on_device=True)  # lets go of what the runtime has allocated
         self._idle.append(binding)
         return results
+
+    def _run_in_slots(
+        self, slots: Slots, feeds: Mapping[str, np.ndarray | ort.OrtValue], parameters: Buffers, grads: Buffers | None
+    ) -> dict[str, np.ndarray]:
+        binding = self._take_binding(frozenset(feeds), parameters, grads)
+        for name, array in feeds.items():
+            slots.bind_input(binding.bound, name, array)
+        for port in self._results:
+            slots.bind_output(binding.bound, port)
+        run_bound(self._session, binding.bound, self._integers)
+        self._idle.append(binding)
+        results = {}
+        for port in self._results:
+            value = slots.copy_of(port.name)
+            if port.role == "grad_buffer":
+                assert grads is not None
+                grads[str(port.of)] = value
+            else:
+                results[port.name] = value
+        return results
+
+    def _on_device(self, array: np.ndarray) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.index)
 
     def _take_binding(self, fed: frozenset[str], parameters: Buffers, grads: Buffers | None) -> _Binding:
         """An idle binding of these buffers, or a new one."""

@@ -23,6 +23,7 @@ from .device import Provider, device_of, resolve_providers
 from .executor import Executor
 from .feeds import Array, check_feeds
 from .pullback import Pullback
+from .slots import capturing
 
 Result = Any
 """A NumPy array, or an OrtValue where `as_ortvalues=True`."""
@@ -53,6 +54,7 @@ class Session:
         providers: Sequence[Provider] | None = None,
         options: ort.SessionOptions | None = None,
         split: SplitProgram | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         """Place *program* on a device.
 
@@ -61,9 +63,18 @@ class Session:
             options: ONNX Runtime session options (threads, logging, profiling), used for every graph that runs; of
                 those of an optimizer's large updates on the CPU only the number of threads.
             split: the program as two models, for `vjp`; it is split when that is first needed, if None.
+            cuda_graph: let the CUDA provider capture each graph's kernels in its first run and replay them, which
+                spares the launches one by one. All shapes must be fixed, every node must have a CUDA kernel, and the
+                model no control flow (ONNX Runtime refuses it otherwise). Inputs are copied to fixed addresses, and
+                calls wait for each other; without a GPU that is all that it changes.
+
+        Raises InputError, when a graph first runs, if *cuda_graph* is set and a shape is symbolic.
         """
         self.program = program
         self.providers = resolve_providers(providers)
+        if cuda_graph:
+            self.providers = capturing(self.providers)
+        self._fixed_addresses = cuda_graph
         self.device = device_of(self.providers)
         self.options = options
         self._split = split
@@ -225,7 +236,12 @@ class Session:
             if kind not in self._executors:
                 model, signature = self._part(kind)
                 self._executors[kind] = Executor(
-                    model, signature, providers=self.providers, options=self.options, device=self.device
+                    model,
+                    signature,
+                    providers=self.providers,
+                    options=self.options,
+                    device=self.device,
+                    fixed_addresses=self._fixed_addresses,
                 )
             return self._executors[kind]
 
