@@ -24,7 +24,7 @@ class SimplifyAlgebra(RewritePass):
     - Two constant factors become one: `(x * c) * d = x * (cd)`.
     - A broadcasting operator reads a value as it was before an Expand, if the result has its shape without it.
     - The sum over axes along which a value was only repeated is a product: `sum(expand(x)) = n * x`.
-    - A choice between two equal numbers is that number.
+    - A choice between two equal numbers is that number; `where(not c, a, b) = where(c, b, a)`.
 
     Nothing else is reassociated, and `x * 0` stays: it is not a number where x is none.
 
@@ -156,6 +156,12 @@ def choice_between_equals(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
     return rewriter.emit("Expand", yes, rewriter.ints(sizes)) if same and sizes is not None else None
 
 
+def choice_by_negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    condition, yes, no = node.inputs
+    negation = produced_by(condition, "Not")
+    return None if negation is None else rewriter.emit("Where", negation.inputs[0], no, yes)
+
+
 def first_of(*rules: RewriteRule) -> RewriteRule:
     """The first of *rules* that fits."""
 
@@ -174,7 +180,7 @@ def _rules() -> dict[str, RewriteRule]:
         "ReduceMean": (reduction_of_expand,),
         "ReduceSum": (reduction_of_expand,),
         "Sub": (difference_of_negation,),
-        "Where": (choice_between_equals,),
+        "Where": (choice_between_equals, choice_by_negation),
     }
     for op_type in _BROADCASTING:
         rules[op_type] = (*rules.get(op_type, ()), without_expand)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from .masking import masked
 
 rules = Registry()
 
@@ -15,7 +16,7 @@ rules = Registry()
 @rules.vjp("Relu")
 def relu(n: Primal, dy: Tensor) -> Cotangent:
     """dx = 0 where y ≤ 0, else dy; the derivative at 0 is 0."""
-    return lambda: n.op.Where(n.outputs[0] <= 0, n.op.constant(0, dy.dtype), dy)
+    return lambda: masked(dy, n.op.Not(n.outputs[0] <= 0))
 
 
 @rules.vjp("LeakyRelu")

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from ..write_in_parts import is_filled
 from .scaled_rows import ScaledRows
 
 rules = Registry()
@@ -137,8 +138,10 @@ def instance_normalization(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
     mean, inv_std = statistics(x, spatial, n.attr("epsilon", 1e-5))
     normalized = (x - mean) * inv_std
     others = [0, *spatial]
+    # A group normalization is often exported as one of instances without a scale.
+    scaled = dy if is_filled(scale.value, 1) else dy * per_channel(scale)
     return (
-        lambda: through_statistics(dy * per_channel(scale), normalized, inv_std, spatial),
+        lambda: through_statistics(scaled, normalized, inv_std, spatial),
         lambda: (dy * normalized).sum(others),
         lambda: dy.sum(others),
     )
@@ -197,8 +200,8 @@ def statistics(x: Tensor, axes: Sequence[int], epsilon: float) -> tuple[Tensor, 
 
 def through_statistics(g: Tensor, normalized: Tensor, inv_std: Tensor, axes: Sequence[int]) -> Tensor:
     """The cotangent of x from that of x̂ = (x - mean) / std, with both statistics depending on x."""
-    centered = g - g.mean(axes, keepdims=True)
-    return (centered - normalized * (g * normalized).mean(axes, keepdims=True)) * inv_std
+    along = normalized * (g * normalized).mean(axes, keepdims=True)
+    return (g - along - g.mean(axes, keepdims=True)) * inv_std
 
 
 def _kept_statistics(n: Primal, axes: Sequence[int], dtype: ir.DataType) -> tuple[Tensor, Tensor]:
