@@ -14,13 +14,13 @@ from .simplify_algebra import SimplifyAlgebra
 
 
 class Simplify(ir.passes.InPlacePass):
-    """Run EliminateIdentities, MergeViews, SimplifyAlgebra, FoldTransposes and FoldFactors in turn until the graph is simple.
+    """Run its five passes (see `__init__`) in turn until the graph is simple.
 
     Args:
         protected: names of values that must stay, and of parameters, which are no constants.
 
     Requires: shapes are inferred; the opset is the canonical one.
-    Guarantees: those of its five passes.
+    Guarantees: those of the passes.
     """
 
     def __init__(self, protected: Collection[str] = ()) -> None:

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 
 import onnxgrad
 
+WEIGHT = np.random.default_rng(1).standard_normal((4, 3, 3, 3)).astype(np.float32)
+
 
 def compiled(body: str, output: str) -> onnxgrad.Program:
     text = f"""<ir_version: 10, opset_import: ["" : 20]>
     g (float[n,3,5,5] x) => (float[{output}] y) <float lower = {{0}}, float upper = {{1}}> {{ {body} }}"""
     model = onnx.parser.parse_model(text)
-    w = np.random.default_rng(1).standard_normal((4, 3, 3, 3)).astype(np.float32)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(WEIGHT, "w"))
     return onnxgrad.compile(model, wrt="inputs")
 
 
@@ -32,7 +33,9 @@ def test_in_front_of_a_convolution(activation: str, function: object, pooled: bo
     program = compiled(f"a = {activation}  {pool}  c = Conv (p, w)  y = Add (c, c)", "n,4,m,k")
     assert "Where" not in Counter(node.op_type for node in program.model.graph)
     x = np.random.default_rng(2).uniform(-2, 2, (2, 3, 5, 5)).astype(np.float32)
-    weight = torch.tensor(next(v.const_value.numpy() for v in program.model.graph.initializers.values() if v.name == "w"))
+    weight = torch.tensor(
+        next(v.const_value.numpy() for v in program.model.graph.initializers.values() if v.name == "w")
+    )
     primal = torch.tensor(x, requires_grad=True)
     hidden = function(primal)  # type: ignore[operator]
     y = 2 * F.conv2d(F.max_pool2d(hidden, 2, stride=1) if pooled else hidden, weight)
