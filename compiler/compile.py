@@ -23,6 +23,7 @@ from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
 from ..passes.schedule import Schedule
 from ..passes.simplify import Simplify
+from ..passes.write_in_parts import WriteInParts
 from .joint import JointBuilder
 from .load import ModelLike, load_model
 from .losses import Loss
@@ -137,6 +138,7 @@ def compile(
     protected = [*(str(value.name) for value in selected), *checkpoints]
     pipeline.run(
         [
+            WriteInParts(protected),
             Simplify(protected),
             EliminateCommonSubexpressions(protected),
             Simplify(protected),

@@ -34,7 +34,7 @@ class SimplifyAlgebra(RewritePass):
     - Two constant factors become one: `(x * c) * d = x * (cd)`.
     - A broadcasting operator reads a value as it was before an Expand, if the result has its shape without it.
     - The sum over axes along which a value was only repeated is a product: `sum(expand(x)) = n * x`.
-    - A choice between two equal numbers is that number.
+    - A choice between two equal numbers is that number; `where(not c, a, b) = where(c, b, a)`.
     - What is added up at positions of zeros, and then to another tensor, is added up in that one at once.
 
     Nothing else is reassociated, and `x * 0` stays: it is not a number where x is none.
@@ -179,6 +179,12 @@ def sum_with_scattered(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
     return None
 
 
+def choice_by_negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    condition, yes, no = node.inputs
+    negation = produced_by(condition, "Not")
+    return None if negation is None else rewriter.emit("Where", negation.inputs[0], no, yes)
+
+
 def _rules() -> dict[str, RewriteRule]:
     rules: dict[str, tuple[RewriteRule, ...]] = {
         "Add": (sum_of_negation, sum_with_scattered),
@@ -188,7 +194,7 @@ def _rules() -> dict[str, RewriteRule]:
         "ReduceMean": (reduction_of_expand,),
         "ReduceSum": (reduction_of_expand,),
         "Sub": (difference_of_negation,),
-        "Where": (choice_between_equals,),
+        "Where": (choice_between_equals, choice_by_negation),
     }
     for op_type in _BROADCASTING:
         rules[op_type] = (*rules.get(op_type, ()), without_expand)

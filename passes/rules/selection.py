@@ -7,6 +7,7 @@ from functools import partial
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from .masking import masked
 
 rules = Registry()
 
@@ -48,10 +49,10 @@ def clip(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
 
     def cotangent_x() -> Tensor:
         if low is not None and high is not None:
-            return op.Where(op.And(x >= low, x <= high), dy, zero)
+            return masked(dy, op.And(x >= low, x <= high))
         if low is not None:
-            return op.Where(x >= low, dy, zero)
-        return dy if high is None else op.Where(x <= high, dy, zero)
+            return masked(dy, x >= low)
+        return dy if high is None else masked(dy, x <= high)
 
     def cotangent_low() -> Tensor | None:
         if low is None:
