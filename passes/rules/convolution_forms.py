@@ -28,20 +28,30 @@ def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows
     ConvTranspose serves where the form that suits the sizes cannot express the windows.
     """
     sizes = _sizes(like, y, w, windows, group)
-    if sizes is not None and input_form(sizes) is InputForm.REVERSED_KERNEL:
+    form = InputForm.TRANSPOSED if sizes is None else input_form(sizes)
+    if sizes is not None and form is not InputForm.TRANSPOSED:
         reversed_windows = _reversed_windows(windows, sizes.kernel)
-        if reversed_windows is not None:
+        if reversed_windows is not None and form is InputForm.REVERSED_KERNEL:
             return _convolve_by_reversed_kernel(y, w, reversed_windows, sizes)
+        if reversed_windows is not None and group == 1:
+            return _multiply_columns(y, w, like, reversed_windows, sizes)
     return convolve_transposed(y, w, like, windows, group)
 
 
 def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
-    """The cotangent of the kernel *w*: the correlation of the long signal with the short one."""
+    """The cotangent of the kernel *w*: the correlation of the long signal with the short one.
+
+    One product for each tap serves where columns cannot express the windows.
+    """
     sizes = _sizes(x, y, w, windows, group)
     form = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
     if sizes is None or form is WeightForm.CONVOLUTION:
         return correlate(x, y, w, windows, group)
-    if form is WeightForm.TAPS_OVER_BATCH:
+    if form is WeightForm.COLUMNS and group == 1:
+        reversed_windows = _reversed_windows(windows, sizes.kernel)
+        if reversed_windows is not None:
+            return _correlate_columns(x, y, w, reversed_windows, sizes)
+    if form in (WeightForm.TAPS_OVER_BATCH, WeightForm.COLUMNS):
         return _correlate_over_batch(x, y, w, windows, sizes)
     if form is WeightForm.ROWS:
         return _correlate_by_rows(x, y, w, windows, sizes)
@@ -95,6 +105,35 @@ def _convolve_by_reversed_kernel(y: Tensor, w: Tensor, windows: Sequence[Windows
         w = w.transpose([0, 2, 1, *(axis + 1 for axis in spatial)])
         w = w.reshape([sizes.groups * sizes.long_channels, sizes.short_channels, *sizes.kernel])
     return convolve(y, w, y, windows, sizes.groups)
+
+
+def _columns(y: Tensor, like: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+    """The elements of *y* that each position of the long signal *like* meets, tap by tap: (taps · M, N · positions).
+
+    The *windows* are those of the reversed kernel.
+    """
+    swapped = y.transpose([1, 0, *range(2, y.rank)])
+    taps = list(_taps(swapped, like, windows, sizes.kernel))
+    return _concatenate(taps[::-1], axis=0).reshape([prod(sizes.kernel) * sizes.short_channels, -1])
+
+
+def _multiply_columns(
+    y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes
+) -> Tensor:
+    """The long signal by one product over the taps and channels: (C, taps · M) by (taps · M, N · positions)."""
+    taps_first = w.reshape([sizes.short_channels, sizes.long_channels, -1]).transpose([1, 2, 0])
+    x = y.op.Gemm(taps_first.reshape([sizes.long_channels, -1]), _columns(y, like, windows, sizes))
+    batch_and_positions = [size_of(like, axis) for axis in (0, *range(2, like.rank))]
+    shape = join_sizes(y.op, [sizes.long_channels, *batch_and_positions])
+    return x.reshape(shape).transpose([1, 0, *range(2, like.rank)])
+
+
+def _correlate_columns(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+    """The kernel by one product over the batch and positions: (taps · M, N · positions) by (C, N · positions)."""
+    rows = x.transpose([1, 0, *range(2, x.rank)]).reshape([sizes.long_channels, -1])
+    products = x.op.Gemm(_columns(y, x, windows, sizes), rows, transB=1)
+    products = products.reshape([-1, sizes.short_channels, sizes.long_channels])
+    return products.transpose([1, 2, 0]).reshape_like(w)
 
 
 def _correlate_by_taps(
