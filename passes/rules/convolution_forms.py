@@ -21,6 +21,9 @@ from .sizes import join_sizes, size_of
 from .slicing import zero_pad
 from .sliding_windows import Windows, convolve, convolve_transposed, correlate
 
+_LONGEST_ROW = 64
+"""Of a product of rows by rows that many elements wide, about a twentieth is needed."""
+
 
 def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
     """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one.
@@ -41,7 +44,7 @@ def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows
 def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
     """The cotangent of the kernel *w*: the correlation of the long signal with the short one.
 
-    One product for each tap serves where columns cannot express the windows.
+    One product for each tap serves where columns cannot express the windows, or the sizes of rows are not known.
     """
     sizes = _sizes(x, y, w, windows, group)
     form = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
@@ -53,7 +56,7 @@ def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows]
             return _correlate_columns(x, y, w, reversed_windows, sizes)
     if form in (WeightForm.TAPS_OVER_BATCH, WeightForm.COLUMNS):
         return _correlate_over_batch(x, y, w, windows, sizes)
-    if form is WeightForm.ROWS:
+    if form is WeightForm.ROWS and _has_short_rows(x, windows):
         return _correlate_by_rows(x, y, w, windows, sizes)
     return _correlate_by_taps(x, y, w, windows, sizes, gathered=form is WeightForm.GATHERED_TAPS)
 
@@ -162,26 +165,35 @@ def _correlate_over_batch(
     return _zero_without_samples(gradient, x) if groups else gradient
 
 
+def _has_short_rows(x: Tensor, windows: Sequence[Windows]) -> bool:
+    """Whether products of rows by rows can be picked from, and are not far larger than what is picked."""
+    width = x.shape[3]
+    return windows[1].has_known_pads and isinstance(width, int) and width <= _LONGEST_ROW
+
+
 def _correlate_by_rows(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
     """yᵀ x for each channel and row of taps: (G, N·H, W) by (G, N·H, V), the rows of V elements that meet those of y.
 
-    Of each product (W, V) the elements are summed up at which a tap meets an element of y.
+    Of each product (W, V) the elements are summed up at which a tap meets an element of y; beyond the rows it meets
+    zero.
     """
     op, channels, (tall, wide) = x.op, sizes.groups, sizes.kernel
     down, across = windows
-    height, width = (dim for dim in y.shape[2:] if isinstance(dim, int))
+    assert isinstance(across.before, int)
+    height, width, met = (dim for dim in (*y.shape[2:], x.shape[3]) if isinstance(dim, int))
     x, y = x.transpose([1, 0, 2, 3]), y.transpose([1, 0, 2, 3])
-    padded = zero_pad(x, {axis: (each.before, each.after) for axis, each in enumerate(windows, 2)})
-    met = (width - 1) * across.stride + (wide - 1) * across.dilation + 1
+    padded = zero_pad(x, {2: (down.before, down.after)})
     columns = y.reshape([channels, -1, width]).swap_last_two()
     products = []
     for start in range(0, tall * down.dilation, down.dilation):
-        ends = op.ints([start + (height - 1) * down.stride + 1, met])
-        rows = op.Slice(padded, op.ints([start, 0]), ends, op.ints([2, 3]), op.ints([down.stride, 1]))
+        end = start + (height - 1) * down.stride + 1
+        rows = op.Slice(padded, op.ints([start]), op.ints([end]), op.ints([2]), op.ints([down.stride]))
         products.append((columns @ rows.reshape([channels, -1, met])).reshape([channels, width * met]))
-    beside = _concatenate(products, axis=1)
+    beside = _concatenate([*products, op.constant(np.zeros((channels, 1)), x.dtype)], axis=1)
     tap, column, element = np.ogrid[:tall, :wide, :width]
-    positions = (tap * width + element) * met + element * across.stride + column * across.dilation
+    across_row = element * across.stride + column * across.dilation - across.before
+    inside = (across_row >= 0) & (across_row < met)
+    positions = np.where(inside, (tap * width + element) * met + across_row, tall * width * met)
     picked = op.Gather(beside, op.constant(positions, ir.DataType.INT64), axis=1)
     return _zero_without_samples(picked.sum([-1]).reshape_like(w), x)
 
