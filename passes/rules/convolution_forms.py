@@ -21,6 +21,9 @@ from .sizes import join_sizes, size_of
 from .slicing import zero_pad
 from .sliding_windows import Windows, convolve, convolve_transposed, correlate
 
+_LONGEST_ROW = 64
+"""Of a product of rows by rows that many elements wide, about a twentieth is needed."""
+
 
 def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
     """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one.
@@ -28,22 +31,32 @@ def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows
     ConvTranspose serves where the form that suits the sizes cannot express the windows.
     """
     sizes = _sizes(like, y, w, windows, group)
-    if sizes is not None and input_form(sizes) is InputForm.REVERSED_KERNEL:
+    form = InputForm.TRANSPOSED if sizes is None else input_form(sizes)
+    if sizes is not None and form is not InputForm.TRANSPOSED:
         reversed_windows = _reversed_windows(windows, sizes.kernel)
-        if reversed_windows is not None:
+        if reversed_windows is not None and form is InputForm.REVERSED_KERNEL:
             return _convolve_by_reversed_kernel(y, w, reversed_windows, sizes)
+        if reversed_windows is not None and group == 1:
+            return _multiply_columns(y, w, like, reversed_windows, sizes)
     return convolve_transposed(y, w, like, windows, group)
 
 
 def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
-    """The cotangent of the kernel *w*: the correlation of the long signal with the short one."""
+    """The cotangent of the kernel *w*: the correlation of the long signal with the short one.
+
+    One product for each tap serves where columns cannot express the windows, or the sizes of rows are not known.
+    """
     sizes = _sizes(x, y, w, windows, group)
     form = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
     if sizes is None or form is WeightForm.CONVOLUTION:
         return correlate(x, y, w, windows, group)
-    if form is WeightForm.TAPS_OVER_BATCH:
+    if form is WeightForm.COLUMNS and group == 1:
+        reversed_windows = _reversed_windows(windows, sizes.kernel)
+        if reversed_windows is not None:
+            return _correlate_columns(x, y, w, reversed_windows, sizes)
+    if form in (WeightForm.TAPS_OVER_BATCH, WeightForm.COLUMNS):
         return _correlate_over_batch(x, y, w, windows, sizes)
-    if form is WeightForm.ROWS:
+    if form is WeightForm.ROWS and _has_short_rows(x, windows):
         return _correlate_by_rows(x, y, w, windows, sizes)
     return _correlate_by_taps(x, y, w, windows, sizes, gathered=form is WeightForm.GATHERED_TAPS)
 
@@ -97,6 +110,35 @@ def _convolve_by_reversed_kernel(y: Tensor, w: Tensor, windows: Sequence[Windows
     return convolve(y, w, y, windows, sizes.groups)
 
 
+def _columns(y: Tensor, like: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+    """The elements of *y* that each position of the long signal *like* meets, tap by tap: (taps · M, N · positions).
+
+    The *windows* are those of the reversed kernel.
+    """
+    swapped = y.transpose([1, 0, *range(2, y.rank)])
+    taps = list(_taps(swapped, like, windows, sizes.kernel))
+    return _concatenate(taps[::-1], axis=0).reshape([prod(sizes.kernel) * sizes.short_channels, -1])
+
+
+def _multiply_columns(
+    y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes
+) -> Tensor:
+    """The long signal by one product over the taps and channels: (C, taps · M) by (taps · M, N · positions)."""
+    taps_first = w.reshape([sizes.short_channels, sizes.long_channels, -1]).transpose([1, 2, 0])
+    x = y.op.Gemm(taps_first.reshape([sizes.long_channels, -1]), _columns(y, like, windows, sizes))
+    batch_and_positions = [size_of(like, axis) for axis in (0, *range(2, like.rank))]
+    shape = join_sizes(y.op, [sizes.long_channels, *batch_and_positions])
+    return x.reshape(shape).transpose([1, 0, *range(2, like.rank)])
+
+
+def _correlate_columns(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+    """The kernel by one product over the batch and positions: (taps · M, N · positions) by (C, N · positions)."""
+    rows = x.transpose([1, 0, *range(2, x.rank)]).reshape([sizes.long_channels, -1])
+    products = x.op.Gemm(_columns(y, x, windows, sizes), rows, transB=1)
+    products = products.reshape([-1, sizes.short_channels, sizes.long_channels])
+    return products.transpose([1, 2, 0]).reshape_like(w)
+
+
 def _correlate_by_taps(
     x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes, *, gathered: bool
 ) -> Tensor:
@@ -123,26 +165,35 @@ def _correlate_over_batch(
     return _zero_without_samples(gradient, x) if groups else gradient
 
 
+def _has_short_rows(x: Tensor, windows: Sequence[Windows]) -> bool:
+    """Whether products of rows by rows can be picked from, and are not far larger than what is picked."""
+    width = x.shape[3]
+    return windows[1].has_known_pads and isinstance(width, int) and width <= _LONGEST_ROW
+
+
 def _correlate_by_rows(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
     """yᵀ x for each channel and row of taps: (G, N·H, W) by (G, N·H, V), the rows of V elements that meet those of y.
 
-    Of each product (W, V) the elements are summed up at which a tap meets an element of y.
+    Of each product (W, V) the elements are summed up at which a tap meets an element of y; beyond the rows it meets
+    zero.
     """
     op, channels, (tall, wide) = x.op, sizes.groups, sizes.kernel
     down, across = windows
-    height, width = (dim for dim in y.shape[2:] if isinstance(dim, int))
+    assert isinstance(across.before, int)
+    height, width, met = (dim for dim in (*y.shape[2:], x.shape[3]) if isinstance(dim, int))
     x, y = x.transpose([1, 0, 2, 3]), y.transpose([1, 0, 2, 3])
-    padded = zero_pad(x, {axis: (each.before, each.after) for axis, each in enumerate(windows, 2)})
-    met = (width - 1) * across.stride + (wide - 1) * across.dilation + 1
+    padded = zero_pad(x, {2: (down.before, down.after)})
     columns = y.reshape([channels, -1, width]).swap_last_two()
     products = []
     for start in range(0, tall * down.dilation, down.dilation):
-        ends = op.ints([start + (height - 1) * down.stride + 1, met])
-        rows = op.Slice(padded, op.ints([start, 0]), ends, op.ints([2, 3]), op.ints([down.stride, 1]))
+        end = start + (height - 1) * down.stride + 1
+        rows = op.Slice(padded, op.ints([start]), op.ints([end]), op.ints([2]), op.ints([down.stride]))
         products.append((columns @ rows.reshape([channels, -1, met])).reshape([channels, width * met]))
-    beside = _concatenate(products, axis=1)
+    beside = _concatenate([*products, op.constant(np.zeros((channels, 1)), x.dtype)], axis=1)
     tap, column, element = np.ogrid[:tall, :wide, :width]
-    positions = (tap * width + element) * met + element * across.stride + column * across.dilation
+    across_row = element * across.stride + column * across.dilation - across.before
+    inside = (across_row >= 0) & (across_row < met)
+    positions = np.where(inside, (tap * width + element) * met + across_row, tall * width * met)
     picked = op.Gather(beside, op.constant(positions, ir.DataType.INT64), axis=1)
     return _zero_without_samples(picked.sum([-1]).reshape_like(w), x)
 

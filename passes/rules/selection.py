@@ -48,6 +48,8 @@ def clip(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     zero = op.constant(0, dy.dtype)
 
     def cotangent_x() -> Tensor:
+        if _are_in_order(low, high):
+            return op.Where(x.equals(n.outputs[0]), dy, zero)  # one comparison, where the bounds take two and an And
         if low is not None and high is not None:
             return masked(dy, op.And(x >= low, x <= high))
         if low is not None:
@@ -67,3 +69,10 @@ def clip(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
         return op.Where(above, dy, zero)
 
     return cotangent_x, cotangent_low, cotangent_high
+
+
+def _are_in_order(low: Tensor | None, high: Tensor | None) -> bool:
+    """Whether both bounds are constants, the lower one no greater than the other."""
+    if low is None or high is None or low.constant is None or high.constant is None:
+        return False
+    return bool((low.constant <= high.constant).all())
