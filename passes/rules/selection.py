@@ -49,7 +49,7 @@ def clip(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
 
     def cotangent_x() -> Tensor:
         if _are_in_order(low, high):
-            return op.Where(x.equals(n.outputs[0]), dy, zero)  # one comparison, where the bounds take two and an And
+            return masked(dy, x.equals(n.outputs[0]))  # one comparison, where the bounds take two and an And
         if low is not None and high is not None:
             return masked(dy, op.And(x >= low, x <= high))
         if low is not None:
