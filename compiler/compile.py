@@ -12,6 +12,7 @@ from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressio
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
 from ..passes.fake_quantize import LowerFakeQuantize
+from ..passes.forms import ChooseForm
 from ..passes.lower_opset import LowerOpset
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
@@ -45,6 +46,7 @@ def compile(
     checkpoint: str | int | Sequence[str] | None = None,
     memory_budget: int | None = None,
     assume_dims: Mapping[str, int] | None = None,
+    tune: bool | ChooseForm = False,
     on_pass: OnPass | None = None,
 ) -> Program:
     """Compile a forward model into a joint graph that computes its outputs and their gradients.
@@ -72,7 +74,10 @@ def compile(
             peak, how many times to cut the forward part, or names and glob patterns of the values behind which it is
             cut. The gradients stay the same to the last bit.
         memory_budget: in bytes: as many checkpoints as the estimated peak of the activations needs to fit.
-        assume_dims: sizes for symbolic dims with which memory is estimated; they stay symbolic.
+        assume_dims: sizes for symbolic dims with which memory is estimated, and forms are measured; they stay
+            symbolic.
+        tune: where a gradient has several exact forms, measure them on this machine instead of expecting by their
+            sizes which is the fastest; True for an `onnxgrad.Tuner` with its defaults. Needs ONNX Runtime.
         on_pass: called after each pass with its record and the model as it is then.
 
     Raises:
@@ -94,6 +99,10 @@ def compile(
     names = [*_as_names(wrt), *_as_names(outputs), *checkpoints]
     if straight_through:
         rules = Registry(STRAIGHT_THROUGH_RULES, rules)
+    if callable(tune):
+        rules = Registry(rules, choose=tune)
+    elif tune:
+        raise InputError("To measure forms takes a runtime; `onnxgrad.compile` and `onnxgrad.Tuner` have one")
     parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=straight_through)
     if memory_budget is not None:
         _check_sizes_known(graph, assume_dims or {})

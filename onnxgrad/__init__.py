@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .runtime.optimizer import SGD, Adam, AdamW
     from .runtime.session import Session
     from .runtime.trainer import StepReport, Trainer
+    from .runtime.tuning import Tuner
+    from .runtime.tuning_cache import TuningCache
 
 _HOMES = {
     "compile": ".program",
@@ -46,6 +48,8 @@ _HOMES = {
     "Adam": ".runtime.optimizer",
     "AdamW": ".runtime.optimizer",
     "Trainer": ".runtime.trainer",
+    "Tuner": ".runtime.tuning",
+    "TuningCache": ".runtime.tuning_cache",
 }
 
 __all__ = [
@@ -65,6 +69,8 @@ __all__ = [
     "Signature",
     "StepReport",
     "Trainer",
+    "Tuner",
+    "TuningCache",
     "UnsupportedError",
     "compile",
     "load",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ParamSpec, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ParamSpec, Self, cast
 
 from .compiler import compile as compiler
 from .compiler import program as base
@@ -36,15 +36,19 @@ class Program(base.Program):
         return Session(self, providers=providers, options=options)
 
 
-def _runnable(function: Callable[P, base.Program]) -> Callable[P, Program]:
+def _on_runtime(function: Callable[P, base.Program]) -> Callable[P, Program]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Program:
+        if kwargs.get("tune") is True:
+            from .runtime.tuning import Tuner
+
+            kwargs["tune"] = Tuner(cast("Mapping[str, int] | None", kwargs.get("assume_dims")))
         return Program.of(function(*args, **kwargs))
 
     return wrapped
 
 
-compile = _runnable(compiler.compile)
+compile = _on_runtime(compiler.compile)
 
 
 def load(path: str | os.PathLike[str]) -> Program:
