@@ -136,11 +136,11 @@ class Tuner:
     def _sample(self, alternatives: Alternatives, shapes: Sequence[Sequence[int]]) -> list[ort.OrtValue]:
         """Operands on the device."""
         generator = np.random.default_rng(0)
-        device = (self._device.kind, self._device.index)
-        return [
-            ort.OrtValue.ortvalue_from_numpy(generator.standard_normal(shape).astype(operand.dtype.numpy()), *device)
-            for operand, shape in zip(alternatives.operands, shapes, strict=True)
-        ]
+        feeds = []
+        for operand, shape in zip(alternatives.operands, shapes, strict=True):
+            array = generator.standard_normal(shape, np.float32).astype(operand.dtype.numpy(), copy=False)
+            feeds.append(ort.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.index))
+        return feeds
 
     def _load(self, model: ir.Model, feeds: Sequence[ort.OrtValue]) -> Callable[[], object]:
         """What runs *model* once."""
