@@ -24,8 +24,8 @@ _FEW_CHANNELS = 8
 _FEW_POSITIONS = 256
 """Below 16 x 16 positions the fixed cost of a small product or copy outweighs its arithmetic."""
 
-_SHORT_ROWS = 400
-"""Up to 20 x 20 positions, products of whole rows are faster than the tenth of them that is needed, one by one."""
+_SHORT_ROWS = 1024
+"""Up to 32 x 32 positions, products of whole rows are faster than the few elements that are needed, one by one."""
 
 _MANY_CHANNELS = 128
 """From here on a product takes so long for each column of its other factor that copying that costs less."""

@@ -26,6 +26,9 @@ from .sliding_windows import Windows, convolve, convolve_transposed, correlate
 _MOST_TAPS = 64
 """A form that emits nodes for each tap is no choice beyond this: it would swell the graph."""
 
+_LONGEST_ROW = 64
+"""Of a product of rows by rows that many elements wide, about a twentieth is needed."""
+
 
 def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Alternatives:
     """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one."""
@@ -43,7 +46,10 @@ def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows
 
 
 def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Alternatives:
-    """The cotangent of the kernel *w*: the correlation of the long signal with the short one."""
+    """The cotangent of the kernel *w*: the correlation of the long signal with the short one.
+
+    One product for each tap serves where columns cannot express the windows, or the sizes of rows are not known.
+    """
     forms: dict[Enum, Callable[..., Tensor]] = {
         WeightForm.CONVOLUTION: partial(correlate, windows=windows, group=group)
     }
@@ -58,11 +64,12 @@ def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows]
         reversed_windows = _reversed_windows(windows, sizes.kernel)
         if group == 1 and reversed_windows is not None:
             forms[WeightForm.COLUMNS] = partial(_correlate_columns, windows=reversed_windows, sizes=sizes)
-    if sizes is not None and is_depthwise(sizes) and sizes.short_positions is not None:
+    depthwise = sizes is not None and is_depthwise(sizes) and sizes.short_positions is not None
+    if sizes is not None and depthwise and _has_short_rows(x, windows):
         forms[WeightForm.ROWS] = partial(_correlate_by_rows, windows=windows, sizes=sizes)
     expected = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
-    if expected is WeightForm.COLUMNS and expected not in forms:
-        expected = WeightForm.TAPS_OVER_BATCH
+    if expected not in forms:
+        expected = WeightForm.TAPS_OVER_BATCH if expected is WeightForm.COLUMNS else WeightForm.TAPS
     return _alternatives("weight gradient of a convolution", (x, y, w), windows, group, forms, expected)
 
 
@@ -193,26 +200,35 @@ def _correlate_over_batch(
     return _zero_without_samples(gradient, x) if groups else gradient
 
 
+def _has_short_rows(x: Tensor, windows: Sequence[Windows]) -> bool:
+    """Whether products of rows by rows can be picked from, and are not far larger than what is picked."""
+    width = x.shape[3]
+    return windows[1].has_known_pads and isinstance(width, int) and width <= _LONGEST_ROW
+
+
 def _correlate_by_rows(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
     """yᵀ x for each channel and row of taps: (G, N·H, W) by (G, N·H, V), the rows of V elements that meet those of y.
 
-    Of each product (W, V) the elements are summed up at which a tap meets an element of y.
+    Of each product (W, V) the elements are summed up at which a tap meets an element of y; beyond the rows it meets
+    zero.
     """
     op, channels, (tall, wide) = x.op, sizes.groups, sizes.kernel
     down, across = windows
-    height, width = (dim for dim in y.shape[2:] if isinstance(dim, int))
+    assert isinstance(across.before, int)
+    height, width, met = (dim for dim in (*y.shape[2:], x.shape[3]) if isinstance(dim, int))
     x, y = x.transpose([1, 0, 2, 3]), y.transpose([1, 0, 2, 3])
-    padded = zero_pad(x, {axis: (each.before, each.after) for axis, each in enumerate(windows, 2)})
-    met = (width - 1) * across.stride + (wide - 1) * across.dilation + 1
+    padded = zero_pad(x, {2: (down.before, down.after)})
     columns = y.reshape([channels, -1, width]).swap_last_two()
     products = []
     for start in range(0, tall * down.dilation, down.dilation):
-        ends = op.ints([start + (height - 1) * down.stride + 1, met])
-        rows = op.Slice(padded, op.ints([start, 0]), ends, op.ints([2, 3]), op.ints([down.stride, 1]))
+        end = start + (height - 1) * down.stride + 1
+        rows = op.Slice(padded, op.ints([start]), op.ints([end]), op.ints([2]), op.ints([down.stride]))
         products.append((columns @ rows.reshape([channels, -1, met])).reshape([channels, width * met]))
-    beside = _concatenate(products, axis=1)
+    beside = _concatenate([*products, op.constant(np.zeros((channels, 1)), x.dtype)], axis=1)
     tap, column, element = np.ogrid[:tall, :wide, :width]
-    positions = (tap * width + element) * met + element * across.stride + column * across.dilation
+    across_row = element * across.stride + column * across.dilation - across.before
+    inside = (across_row >= 0) & (across_row < met)
+    positions = np.where(inside, (tap * width + element) * met + across_row, tall * width * met)
     picked = op.Gather(beside, op.constant(positions, ir.DataType.INT64), axis=1)
     return _zero_without_samples(picked.sum([-1]).reshape_like(w), x)
 
