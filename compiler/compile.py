@@ -14,6 +14,7 @@ from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressio
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
 from ..passes.fake_quantize import LowerFakeQuantize
+from ..passes.forms import ChooseForm
 from ..passes.gradient_marks import MarkGradients
 from ..passes.lower_cross_entropy import LowerCrossEntropy
 from ..passes.lower_opset import LowerOpset
@@ -55,6 +56,7 @@ def compile(
     checkpoint: str | int | Sequence[str] | None = None,
     memory_budget: int | None = None,
     assume_dims: Mapping[str, int] | None = None,
+    tune: bool | ChooseForm = False,
     on_pass: OnPass | None = None,
 ) -> Program:
     """Compile a forward model into a joint graph that computes its outputs and their gradients.
@@ -88,8 +90,10 @@ def compile(
             peak, how many times to cut the forward part, or names and glob patterns of the values behind which it is
             cut. The gradients stay the same to the last bit.
         memory_budget: in bytes: as many checkpoints as the estimated peak of the activations needs to fit.
-        assume_dims: sizes for symbolic dims with which memory is estimated, and by which a sequence is long
-            (`BlockAttention`); they stay symbolic.
+        assume_dims: sizes for symbolic dims with which memory is estimated and forms are measured, and by which a
+            sequence is long (`BlockAttention`); they stay symbolic.
+        tune: where a gradient has several exact forms, measure them on this machine instead of expecting by their
+            sizes which is the fastest; True for an `onnxgrad.Tuner` with its defaults. Needs ONNX Runtime.
         on_pass: called after each pass with its record and the model as it is then.
 
     Raises:
@@ -116,6 +120,10 @@ def compile(
     fake_quantize = straight_through is True
     if fake_quantize:
         rules = Registry(STRAIGHT_THROUGH_RULES, rules)
+    if callable(tune):
+        rules = Registry(rules, choose=tune)
+    elif tune:
+        raise InputError("To measure forms takes a runtime; `onnxgrad.compile` and `onnxgrad.Tuner` have one")
     parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=fake_quantize)
     pipeline.run([*([marks] if marks.any else []), BlockAttention(assume_dims, names)])
     if memory_budget is not None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .runtime.pullback import Pullback
     from .runtime.session import Session
     from .runtime.trainer import StepReport, Trainer
+    from .runtime.tuning import Tuner
+    from .runtime.tuning_cache import TuningCache
 
 _HOMES = {
     "compile": ".program",
@@ -58,6 +60,8 @@ _HOMES = {
     "mark": ".compiler.transforms",
     "value_and_grad": ".compiler.transforms",
     "vjp": ".compiler.transforms",
+    "Tuner": ".runtime.tuning",
+    "TuningCache": ".runtime.tuning_cache",
 }
 
 __all__ = [
@@ -79,6 +83,8 @@ __all__ = [
     "SplitProgram",
     "StepReport",
     "Trainer",
+    "Tuner",
+    "TuningCache",
     "UnsupportedError",
     "compile",
     "ggnvp",

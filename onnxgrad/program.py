@@ -82,16 +82,20 @@ class _Compile(Protocol[P]):
     ) -> SplitProgram: ...
 
 
-def _runnable(function: Callable[P, base.Program]) -> _Compile[P]:
+def _on_runtime(function: Callable[P, base.Program]) -> _Compile[P]:
     @functools.wraps(function)
     def wrapped(*args: Any, split: bool = False, residuals: Residuals = "min", **kwargs: Any) -> Any:
+        if kwargs.get("tune") is True:
+            from .runtime.tuning import Tuner
+
+            kwargs["tune"] = Tuner(kwargs.get("assume_dims"))
         program = Program.of(function(*args, **kwargs))
         return program.split(residuals, kwargs.get("assume_dims")) if split else program
 
     return cast(_Compile[P], wrapped)
 
 
-compile = _runnable(compiler.compile)
+compile = _on_runtime(compiler.compile)
 
 
 def load(path: str | os.PathLike[str]) -> Program:

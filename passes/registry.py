@@ -15,6 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from .errors import UnsupportedError, describe
+from .forms import Alternatives, ChooseForm, expected_form
 from .gradient_marks import GRADIENT_SCALE, STOP_GRADIENT, is_marked
 from .subgraphs import captured_values
 from .tape import Tape, Tensor
@@ -91,6 +92,10 @@ class Primal:
         value.type, value.shape = ir.TensorType(dtype), shape
         return self.op.tensor(value)
 
+    def fastest(self, alternatives: Alternatives) -> Tensor:
+        """The cotangent of *alternatives* in the form that the registry in use chooses."""
+        return alternatives.emit(self.rules.choose(alternatives))
+
     def refuse(self, why: str) -> UnsupportedError:
         """The error to raise when this node uses a form that the rule does not cover."""
         return UnsupportedError(f"{describe(self.node)} cannot be differentiated: {why}")
@@ -150,6 +155,9 @@ def _of_mark(node: ir.Node) -> Entry:
 class Registry:
     """Operators and what is known of their derivatives. A later entry replaces an earlier one of the same name.
 
+    Attributes:
+        choose: which form to take where a rule offers several; that of the last of *parents* if not given.
+
     Example:
         >>> rules = Registry(BUILTIN_RULES)
         >>> @rules.vjp("Cube", domain="com.example")
@@ -158,7 +166,8 @@ class Registry:
         ...     return lambda: dy * 3.0 * x * x
     """
 
-    def __init__(self, *parents: Registry) -> None:
+    def __init__(self, *parents: Registry, choose: ChooseForm | None = None) -> None:
+        self.choose: ChooseForm = choose or (parents[-1].choose if parents else expected_form)
         self._entries: dict[tuple[str, str], Entry] = {}
         for parent in parents:
             self._entries.update(parent._entries)

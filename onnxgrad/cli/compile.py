@@ -81,7 +81,21 @@ def compile_model(
     ] = None,
     assume_dim: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIM=SIZE", help="A symbolic dim's size for estimates of memory; it stays symbolic."),
+        typer.Option(
+            metavar="DIM=SIZE",
+            help="A symbolic dim's size for estimates of memory and for --tune (else 32); it stays symbolic.",
+        ),
+    ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Measure the forms of each convolution's gradients on this machine, and take the fastest. What was "
+            "measured is remembered in the user's cache directory (or ONNXGRAD_CACHE_DIR).",
+        ),
+    ] = False,
+    provider: Annotated[
+        list[str] | None, typer.Option(help="With --tune: execution providers, in order of preference.")
     ] = None,
     allow_unused: Annotated[bool, typer.Option(help="Accept members of --wrt without a gradient.")] = False,
     materialize_grads: Annotated[bool, typer.Option(help="Zeros where there is no gradient.")] = False,
@@ -98,6 +112,10 @@ def compile_model(
 
     import onnxgrad
 
+    from ..passes.errors import InputError
+
+    if provider and not tune:
+        raise InputError("--provider says where to measure; give --tune too")
     target = output or model.with_suffix(".train.onnx")
     assume_dims = parse_sizes(assume_dim or [], "--assume-dim")
     _check_split(straight_through, straight_through_node, residuals, split=split)
@@ -109,6 +127,13 @@ def compile_model(
             if dump is not None:
                 _dump(dump, record, current)
 
+        tuner = None
+        if tune:
+            tuner = onnxgrad.Tuner(
+                assume_dims,
+                providers=provider,
+                on_measure=lambda what: status.update(f"Compiling {model}: measuring {what} …"),
+            )
         program = onnxgrad.compile(
             model,
             wrt=as_wrt(wrt, "parameters"),
@@ -125,6 +150,7 @@ def compile_model(
             checkpoint=parse_checkpoint(checkpoint or []),
             memory_budget=None if memory_budget is None else parse_bytes(memory_budget, "--memory-budget"),
             assume_dims=assume_dims,
+            tune=tuner or False,
             allow_unused=allow_unused,
             materialize_grads=materialize_grads,
             on_pass=on_pass,

@@ -1,64 +1,97 @@
 """The gradients of convolutions in the form that suits their sizes.
 
-Convolutions and correlations as matrix products, beside those of `sliding_windows`; which of them is taken says
-`convolution_gradients`. In shapes, N is the batch, G the groups, M and C the channels of one group of the short
-and the long signal, and P the positions of the short signal.
+Convolutions and correlations as matrix products, beside those of `sliding_windows`; which of them is expected to be
+the fastest says `convolution_gradients`. In shapes, N is the batch, G the groups, M and C the channels of one group
+of the short and the long signal, and P the positions of the short signal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from functools import cache, partial
 from itertools import product
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from ..convolution_gradients import ConvolutionSizes, InputForm, WeightForm, input_form, weight_form
+from ..convolution_gradients import ConvolutionSizes, InputForm, WeightForm, input_form, is_depthwise, weight_form
+from ..forms import Alternatives
 from ..tape import Tensor
 from .sizes import join_sizes, size_of
 from .slicing import zero_pad
 from .sliding_windows import Windows, convolve, convolve_transposed, correlate
 
+_MOST_TAPS = 64
+"""A form that emits nodes for each tap is no choice beyond this: it would swell the graph."""
+
 _LONGEST_ROW = 64
 """Of a product of rows by rows that many elements wide, about a twentieth is needed."""
 
 
-def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
-    """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one.
-
-    ConvTranspose serves where the form that suits the sizes cannot express the windows.
-    """
+def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Alternatives:
+    """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one."""
+    forms: dict[Enum, Callable[..., Tensor]] = {
+        InputForm.TRANSPOSED: partial(convolve_transposed, windows=windows, group=group)
+    }
     sizes = _sizes(like, y, w, windows, group)
-    form = InputForm.TRANSPOSED if sizes is None else input_form(sizes)
-    if sizes is not None and form is not InputForm.TRANSPOSED:
-        reversed_windows = _reversed_windows(windows, sizes.kernel)
-        if reversed_windows is not None and form is InputForm.REVERSED_KERNEL:
-            return _convolve_by_reversed_kernel(y, w, reversed_windows, sizes)
-        if reversed_windows is not None and group == 1:
-            return _multiply_columns(y, w, like, reversed_windows, sizes)
-    return convolve_transposed(y, w, like, windows, group)
+    reversed_windows = None if sizes is None else _reversed_windows(windows, sizes.kernel)
+    if sizes is not None and reversed_windows is not None:
+        forms[InputForm.REVERSED_KERNEL] = partial(_convolve_by_reversed_kernel, windows=reversed_windows, sizes=sizes)
+        if group == 1 and prod(sizes.kernel) <= _MOST_TAPS:
+            forms[InputForm.COLUMNS] = partial(_multiply_columns, windows=reversed_windows, sizes=sizes)
+    expected = InputForm.TRANSPOSED if sizes is None else input_form(sizes)
+    return _alternatives("input gradient of a convolution", (y, w, like), windows, group, forms, expected)
 
 
-def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
+def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Alternatives:
     """The cotangent of the kernel *w*: the correlation of the long signal with the short one.
 
     One product for each tap serves where columns cannot express the windows, or the sizes of rows are not known.
     """
+    forms: dict[Enum, Callable[..., Tensor]] = {
+        WeightForm.CONVOLUTION: partial(correlate, windows=windows, group=group)
+    }
     sizes = _sizes(x, y, w, windows, group)
-    form = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
-    if sizes is None or form is WeightForm.CONVOLUTION:
-        return correlate(x, y, w, windows, group)
-    if form is WeightForm.COLUMNS and group == 1:
+    if sizes is not None and prod(sizes.kernel) <= _MOST_TAPS:
+        by_taps = partial(_correlate_by_taps, windows=windows, sizes=sizes)
+        forms |= {
+            WeightForm.TAPS: partial(by_taps, gathered=False),
+            WeightForm.GATHERED_TAPS: partial(by_taps, gathered=True),
+            WeightForm.TAPS_OVER_BATCH: partial(_correlate_over_batch, windows=windows, sizes=sizes),
+        }
         reversed_windows = _reversed_windows(windows, sizes.kernel)
-        if reversed_windows is not None:
-            return _correlate_columns(x, y, w, reversed_windows, sizes)
-    if form in (WeightForm.TAPS_OVER_BATCH, WeightForm.COLUMNS):
-        return _correlate_over_batch(x, y, w, windows, sizes)
-    if form is WeightForm.ROWS and _has_short_rows(x, windows):
-        return _correlate_by_rows(x, y, w, windows, sizes)
-    return _correlate_by_taps(x, y, w, windows, sizes, gathered=form is WeightForm.GATHERED_TAPS)
+        if group == 1 and reversed_windows is not None:
+            forms[WeightForm.COLUMNS] = partial(_correlate_columns, windows=reversed_windows, sizes=sizes)
+    depthwise = sizes is not None and is_depthwise(sizes) and sizes.short_positions is not None
+    if sizes is not None and depthwise and _has_short_rows(x, windows):
+        forms[WeightForm.ROWS] = partial(_correlate_by_rows, windows=windows, sizes=sizes)
+    expected = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
+    if expected not in forms:
+        expected = WeightForm.TAPS_OVER_BATCH if expected is WeightForm.COLUMNS else WeightForm.TAPS
+    return _alternatives("weight gradient of a convolution", (x, y, w), windows, group, forms, expected)
+
+
+def _alternatives(
+    family: str,
+    operands: tuple[Tensor, ...],
+    windows: Sequence[Windows],
+    group: int,
+    forms: Mapping[Enum, Callable[..., Tensor]],
+    expected: Enum,
+) -> Alternatives:
+    """The forms that can express the windows: the first of *forms* always can, and is expected if *expected* is not.
+
+    Padding that is computed in the graph cannot be emitted elsewhere, for a measurement: then there is no choice.
+    """
+    chosen = expected if expected in forms else next(iter(forms))
+    attributes: dict[str, object] = {"group": group}
+    if all(each.has_known_pads for each in windows):
+        attributes["windows"] = [list(vars(each).values()) for each in windows]
+    else:
+        forms = {chosen: forms[chosen]}
+    return Alternatives(family, operands, attributes, {form.name: emit for form, emit in forms.items()}, chosen.name)
 
 
 def _sizes(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> ConvolutionSizes | None:
@@ -95,7 +128,9 @@ def _reversed_windows(windows: Sequence[Windows], kernel: Sequence[int]) -> list
     return result
 
 
-def _convolve_by_reversed_kernel(y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+def _convolve_by_reversed_kernel(
+    y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes
+) -> Tensor:
     """The long signal by a Conv of the short one: the kernel is reversed, its channels change places."""
     op, spatial = y.op, range(2, w.rank)
     if prod(sizes.kernel) > 1:
@@ -107,7 +142,7 @@ def _convolve_by_reversed_kernel(y: Tensor, w: Tensor, windows: Sequence[Windows
         w = w.reshape([sizes.groups, sizes.short_channels, sizes.long_channels, *sizes.kernel])
         w = w.transpose([0, 2, 1, *(axis + 1 for axis in spatial)])
         w = w.reshape([sizes.groups * sizes.long_channels, sizes.short_channels, *sizes.kernel])
-    return convolve(y, w, y, windows, sizes.groups)
+    return convolve(y, w, like, windows, sizes.groups)
 
 
 def _columns(y: Tensor, like: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:

@@ -55,6 +55,26 @@ def test_compile_writes_beside_the_model(model: Path) -> None:
     assert "3 forward →" in finished.out
 
 
+def test_compile_remembers_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache" / "tuning.json"
+    monkeypatch.setenv("ONNXGRAD_CACHE_DIR", str(cache.parent))
+    path = tmp_path / "m.onnx"
+    graph = "g (float[batch, 4, 8, 8] x) => (float[batch, 4, 6, 6] y) { y = Conv (x, w) }"
+    onnx.save(parse(graph, {"w": random(4, 4, 3, 3)}), path)
+    command = ("compile", path, "--wrt", "w", "--tune", "--provider", "CPUExecutionProvider", "--assume-dim", "batch=3")
+    assert run(*command).code == 0
+    (entry,) = json.loads(cache.read_text())["measured"]
+    assert entry["what"]["operands"][0] == ["FLOAT", 3, 4, 8, 8]
+    assert (entry["what"]["providers"], entry["what"]["onnxruntime"]) == (
+        ["CPUExecutionProvider"],
+        onnxruntime.__version__,
+    )
+    assert len(entry["seconds"]) > 1
+    before = cache.stat().st_mtime_ns
+    assert run(*command).code == 0
+    assert cache.stat().st_mtime_ns == before
+
+
 def test_compile_with_every_option(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
     finished = run(
