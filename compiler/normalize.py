@@ -23,6 +23,7 @@ from ..passes.raise_layer_normalization import RaiseLayerNormalization
 from ..passes.raise_softmax import RaiseSoftmax
 from ..passes.raise_swish import RaiseSwish
 from ..passes.registry import Registry
+from ..passes.resolve_gradients import ResolveGradients, gradient_nodes, named_values
 from ..passes.unroll_sequences import UnrollSequences
 from ..passes.upgrade_opset import UpgradeOpset
 from .parameters import find_parameters, nearest
@@ -37,7 +38,7 @@ def normalize(
     keep: Sequence[str] = (),
     straight_through: bool = False,
 ) -> list[ir.Value]:
-    """Bring the model to canonical form: no functions, no Constant nodes, one opset, shapes known.
+    """Bring the model to canonical form: no functions, no Constant nodes, one opset, shapes known, Gradients resolved.
 
     Args:
         free_dims: sizes for symbolic dims of the inputs.
@@ -47,9 +48,11 @@ def normalize(
     Returns:
         the parameters (`find_parameters`).
 
-    Raises InputError when *free_dims* names a dim that no input has.
+    Raises InputError when *free_dims* names a dim that no input has, and what `ResolveGradients` raises.
     """
     graph = pipeline.model.graph
+    gradients = gradient_nodes(pipeline.model)
+    keep = [*keep, *named_values(gradients)]
     # Up to IR version 3 every initializer was listed as an input as well; a weight is no input.
     graph.inputs[:] = [value for value in graph.inputs if value.name not in graph.initializers]
     if free_dims:
@@ -85,6 +88,9 @@ def normalize(
         ]
     )
     graph.outputs[:] = [value for value in graph.outputs if value.name in own_outputs]
+    if gradients:
+        # An optimizer that reads the gradients could not be expanded before their shapes were known.
+        pipeline.run([ResolveGradients(rules), InferShapes(), ExpandContrib()])
     return find_parameters(graph, rules)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .compiler import losses, schedules
     from .compiler.losses import Loss
     from .compiler.signature import Port, Signature
-    from .compiler.transforms import ggnvp, hessian, hvp, jacobian, jvp, mark, value_and_grad, vjp
+    from .compiler.transforms import expand, ggnvp, hessian, hvp, jacobian, jvp, mark, value_and_grad, vjp
     from .passes.errors import Error, InputError, InvalidModelError, UnsupportedError
     from .passes.registry import Registry
     from .passes.rules import BUILTIN_RULES
@@ -52,6 +52,7 @@ _HOMES = {
     "Adam": ".runtime.optimizer",
     "AdamW": ".runtime.optimizer",
     "Trainer": ".runtime.trainer",
+    "expand": ".compiler.transforms",
     "ggnvp": ".compiler.transforms",
     "hessian": ".compiler.transforms",
     "hvp": ".compiler.transforms",
@@ -87,6 +88,7 @@ __all__ = [
     "TuningCache",
     "UnsupportedError",
     "compile",
+    "expand",
     "ggnvp",
     "hessian",
     "hvp",

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own operators, which its optimized models contain, become standard ones."""
+"""ONNX Runtime's own operators, which its optimized models contain, and ONNX's optimizers become standard ones."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from itertools import takewhile
 import onnx_ir as ir
 
 from .contrib import EXPANSIONS
-from .contrib.expansion import MICROSOFT, Fused
+from .contrib.expansion import MICROSOFT, TRAINING, Fused
 from .substitution import remove_if_unused, subgraphs_of, substitute
 from .tape import CANONICAL_OPSET, Tape, Tensor
 
 
 class ExpandContrib(ir.passes.InPlacePass):
-    """Write the operators of com.microsoft, and those that ONNX Runtime adds to ai.onnx, in standard ones.
+    """Write the operators of com.microsoft, those that ONNX Runtime adds to ai.onnx, and ONNX's optimizers in others.
 
     The nodes that take the place of one compute what ONNX Runtime's kernel computes, up to rounding. An operator or a
     form of it that is not covered, or whose ranks are not known, stays as it is.
@@ -27,8 +27,9 @@ class ExpandContrib(ir.passes.InPlacePass):
         if not any(_key(node) in EXPANSIONS for node in model.graph.all_nodes()):
             return ir.passes.PassResult(model, False)
         modified = _expand_all(Tape(model.graph, opset=CANONICAL_OPSET))
-        if not any(node.domain == MICROSOFT for node in model.graph.all_nodes()):
-            model.opset_imports.pop(MICROSOFT, None)
+        left = {node.domain for node in model.graph.all_nodes()}
+        for domain in {MICROSOFT, TRAINING} - left:
+            model.opset_imports.pop(domain, None)
         return ir.passes.PassResult(model, modified)
 
 

@@ -4,6 +4,7 @@ Each takes a model (a path, a ModelProto or an onnx_ir.Model) and gives a plain 
 runtime runs and any of them transforms again.
 """
 
+from .expand import expand
 from .gauss_newton import ggnvp
 from .hessian import hessian, hvp
 from .jacobian import jacobian
@@ -11,4 +12,4 @@ from .jvp import jvp
 from .mark import mark
 from .vjp import value_and_grad, vjp
 
-__all__ = ["ggnvp", "hessian", "hvp", "jacobian", "jvp", "mark", "value_and_grad", "vjp"]
+__all__ = ["expand", "ggnvp", "hessian", "hvp", "jacobian", "jvp", "mark", "value_and_grad", "vjp"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -207,22 +207,37 @@ class Derivation:
             if value.is_initializer() and not value.is_graph_input():
                 graph.inputs.append(value)
         protected = [str(value.name) for value in self.wrt]
-        self._pipeline.run(
-            [
-                Simplify(protected),
-                EliminateCommonSubexpressions(protected),
-                Simplify(protected),
-                EliminateDeadCode(protected),
-                ChooseResiduals(self.forward),
-                LowerOpset(options.opset),
-                Schedule(),
-            ]
-        )
-        if options.to is not None:
-            save_model(self._model, Path(options.to))
-            return options.to
-        return self._model if isinstance(self._source, ir.Model) else ir.to_proto(self._model)
+        finish(self._pipeline, protected, self.forward, options.opset)
+        return written(self._model, self._source, options.to)
 
     def _sum(self, values: Sequence[ir.Value]) -> ir.Value:
         op = self.tape
         return values[0] if len(values) == 1 else op.Sum(*map(op.tensor, values)).value
+
+
+def finish(pipeline: Pipeline, protected: Collection[str], forward: Collection[str], opset: int | None) -> None:
+    """Simplify the graph, and bring it to the *opset*, or the lowest that can express it.
+
+    Args:
+        protected: names of values that stay, and of initializers that are no constants.
+        forward: names of the values that were there before the derivative.
+    """
+    pipeline.run(
+        [
+            Simplify(protected),
+            EliminateCommonSubexpressions(protected),
+            Simplify(protected),
+            EliminateDeadCode(protected),
+            ChooseResiduals(forward),
+            LowerOpset(opset),
+            Schedule(),
+        ]
+    )
+
+
+def written(model: ir.Model, source: ModelLike, to: str | os.PathLike[str] | None) -> ModelLike:
+    """*model* as the kind that *source* is, or written to the path *to*, which is given then."""
+    if to is not None:
+        save_model(model, Path(to))
+        return to
+    return model if isinstance(source, ir.Model) else ir.to_proto(model)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import onnx_ir as ir
 
 from ...passes.errors import InputError
 from ...passes.gradient_marks import MarkGradients
 from ..load import ModelLike, load_model
 from ..parameters import as_names
-from ..save import save_model
+from .derivation import written
 
 
 def mark(
@@ -35,7 +32,4 @@ def mark(
     if not marks.any:
         raise InputError("There is nothing to mark: give stop_gradient, scale_gradient or straight_through")
     marks.call(loaded)
-    if to is not None:
-        save_model(loaded, Path(to))
-        return to
-    return loaded if isinstance(model, ir.Model) else ir.to_proto(loaded)
+    return written(loaded, model, to)

@@ -23,10 +23,11 @@ class Kind(StrEnum):
     ggnvp = "ggnvp"
     jacobian = "jacobian"
     hessian = "hessian"
+    expand = "expand"
 
 
 def transform(
-    kind: Annotated[Kind, typer.Argument(help="The derivative.")],
+    kind: Annotated[Kind, typer.Argument(help="The derivative; or expand, which is none.")],
     model: Annotated[Path, typer.Argument(help="The forward model.", metavar="MODEL.onnx")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The new model; MODEL.KIND.onnx by default.")
@@ -54,6 +55,8 @@ def transform(
 ) -> None:
     """Write a derivative of a model as a plain model: products with its Jacobian or Hessian, or those themselves.
 
+    With expand, write the training operators of the ONNX standard (Gradient, Adam, Adagrad, Momentum) in ordinary ones.
+
     Example: `onnxgrad transform jvp model.onnx -o model.jvp.onnx`
     """
     import onnx
@@ -76,10 +79,12 @@ def transform(
         if kind is not Kind.vjp:
             raise InputError(f"--num-seeds is for vjp, not for {kind.value}")
         options["num_seeds"] = int(num_seeds) if num_seeds.lstrip("-").isdecimal() else num_seeds
+    if kind is not Kind.expand:
+        options |= {"wrt": as_wrt(wrt, "inputs"), "outputs": outputs}
+    elif wrt or outputs:
+        raise InputError("--wrt and --output-name are for derivatives; expand resolves those that the model asks for")
     getattr(onnxgrad, kind.value)(
         model,
-        wrt=as_wrt(wrt, "inputs"),
-        outputs=outputs,
         free_dims=parse_sizes(free_dim or [], "--free-dim"),
         opset=opset,
         to=target,

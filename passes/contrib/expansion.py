@@ -12,6 +12,9 @@ from ..tape import Tape, Tensor
 MICROSOFT = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 
+TRAINING = "ai.onnx.preview.training"
+"""The domain of the standard's operators for training."""
+
 
 class Fused(Primal):
     """A node that stands for several, with the tape that takes these."""

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.backend.cases import load_cases
 from tests.cli.running import run
 from tests.compiler.forward_models import random
 from tests.transforms.running import run as run_model
@@ -44,6 +45,14 @@ def test_several_seeds(model: Path) -> None:
     assert seed.type.tensor_type.shape.dim[0].dim_param == "rows"
 
 
+def test_training_operators_are_expanded(tmp_path: Path) -> None:
+    source = tmp_path / "step.onnx"
+    onnx.save(load_cases()["node/adam"].model, source)
+    finished = run("transform", "expand", source)
+    assert (finished.code, finished.err) == (0, "")
+    assert [entry.domain for entry in onnx.load(tmp_path / "step.expand.onnx").opset_import] == [""]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -53,6 +62,8 @@ def test_several_seeds(model: Path) -> None:
         (["hessian"], "hessian needs an output of one element"),
         (["jvp", "--wrt", "nothing"], "nothing in the model matches 'nothing'"),
         (["hvp", "--loss-option", "reduction=sum"], "--loss-option needs --loss"),
+        (["expand", "--wrt", "x"], "--wrt and --output-name are for derivatives"),
+        (["expand", "--loss", "mse"], "--loss is for"),
         (["gradient"], "'gradient' is not one of"),
     ],
 )
