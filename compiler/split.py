@@ -102,7 +102,7 @@ def _forward(program: Program, residuals: Sequence[str]) -> Program:
     extra = [values[name] for name in residuals if name not in given]
     graph.outputs[:] = [values[port.name] for port in own] + extra
     ports = [*own, *(port_of(value, "residual", None) for value in extra)]
-    return _finish(model, program, ports)
+    return _with_outputs_of(model, program, ports)
 
 
 def _backward(program: Program, residuals: Sequence[str]) -> Program:
@@ -122,10 +122,20 @@ def _backward(program: Program, residuals: Sequence[str]) -> Program:
         graph.inputs.append(residual)
         taken.append(residual)
     model.metadata_props.pop(ORIGINAL_KEY, None)
-    return _finish(model, program, gradients, [port_of(value, "residual", None) for value in taken])
+    return _with_outputs_of(model, program, gradients, [port_of(value, "residual", None) for value in taken])
 
 
-def _finish(model: ir.Model, program: Program, outputs: Sequence[Port], residuals: Sequence[Port] = ()) -> Program:
+def with_outputs(program: Program, outputs: Sequence[Port]) -> Program:
+    """*program* with those of its outputs alone, and what they need."""
+    model = program.model.clone()
+    values = _values_by_name(model.graph)
+    model.graph.outputs[:] = [values[port.name] for port in outputs]
+    return _with_outputs_of(model, program, outputs)
+
+
+def _with_outputs_of(
+    model: ir.Model, program: Program, outputs: Sequence[Port], residuals: Sequence[Port] = ()
+) -> Program:
     """Remove what *outputs* do not need, and write the signature of what is left."""
     EliminateDeadCode()(model)
     graph = model.graph
