@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from .compiler import losses, schedules
     from .compiler.losses import Loss
     from .compiler.signature import Port, Signature
-    from .passes.errors import Error, InputError, InvalidModelError, UnsupportedError
+    from .passes.errors import Error, GradcheckError, InputError, InvalidModelError, UnsupportedError
     from .passes.registry import Registry
     from .passes.rules import BUILTIN_RULES
     from .program import Program, compile, load
     from .runtime import metrics
     from .runtime.batches import Batches
+    from .runtime.gradcheck import gradcheck, gradgradcheck
     from .runtime.optimizer import SGD, Adam, AdamW
     from .runtime.session import Session
     from .runtime.trainer import StepReport, Trainer
@@ -28,6 +29,7 @@ _HOMES = {
     "load": ".program",
     "Program": ".program",
     "Error": ".passes.errors",
+    "GradcheckError": ".passes.errors",
     "InputError": ".passes.errors",
     "InvalidModelError": ".passes.errors",
     "UnsupportedError": ".passes.errors",
@@ -39,6 +41,8 @@ _HOMES = {
     "metrics": ".runtime.metrics",
     "Batches": ".runtime.batches",
     "StepReport": ".runtime.trainer",
+    "gradcheck": ".runtime.gradcheck",
+    "gradgradcheck": ".runtime.gradcheck",
     "Port": ".compiler.signature",
     "Signature": ".compiler.signature",
     "Session": ".runtime.session",
@@ -55,6 +59,7 @@ __all__ = [
     "AdamW",
     "Batches",
     "Error",
+    "GradcheckError",
     "InputError",
     "InvalidModelError",
     "Loss",
@@ -67,6 +72,8 @@ __all__ = [
     "Trainer",
     "UnsupportedError",
     "compile",
+    "gradcheck",
+    "gradgradcheck",
     "load",
     "losses",
     "metrics",

@@ -180,14 +180,17 @@ def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
 
 
 def test_check_agrees(program: Path, data: Path) -> None:
-    for options in ((), ("--dim", "batch=5", "--seed", "3"), ("--data", data, "--samples", "8")):
+    for options in ((), ("--dim", "batch=5", "--fast"), ("--data", data, "--samples", "8", "--max-elements", "16")):
         finished = run("check", program, *options)
         assert (finished.code, finished.err) == (0, "")
-        assert "Every gradient agrees with finite differences (4 checked)" in finished.out
+        precision = "float32" if "--fast" in options else "float64"
+        assert f"Every gradient agrees with finite differences in {precision} (4 checked)" in finished.out
         result = json.loads(run("check", program, "--json", *options).out)
         assert result["passed"]
         assert [gradient["name"] for gradient in result["gradients"]] == list(MLP_WEIGHTS)
-        assert all(gradient["norm"] > 0 and gradient["error"] < 1e-2 for gradient in result["gradients"])
+        assert all(gradient["norm"] > 0 and gradient["elements"] <= 16 for gradient in result["gradients"])
+        assert all(gradient["worst"]["relative"] < 1e-2 for gradient in result["gradients"])
+    assert run("check", program, "--second").code == 0
 
 
 @pytest.mark.parametrize("wrong", ["twice", "zero", "one column is missing", "noise"])
@@ -215,6 +218,7 @@ def test_check_finds_a_wrong_gradient(wrong: str, tmp_path: Path) -> None:
     result = run("check", tmp_path / "wrong.train.onnx", "--json")
     assert result.code == 1
     verdicts = {gradient["name"]: gradient["passed"] for gradient in json.loads(result.out)["gradients"]}
+    assert run("check", tmp_path / "wrong.train.onnx", "--fast").code == 1
     assert verdicts == {"fc1.weight": False, "fc1.bias": False, "fc2.weight": True, "fc2.bias": True}
 
 
