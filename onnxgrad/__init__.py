@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .compiler import losses, schedules
     from .compiler.losses import Loss
     from .compiler.signature import Port, Signature
-    from .passes.errors import Error, GradcheckError, InputError, InvalidModelError, UnsupportedError
+    from .passes.errors import AnomalyError, Error, GradcheckError, InputError, InvalidModelError, UnsupportedError
     from .passes.registry import Registry
     from .passes.rules import BUILTIN_RULES
     from .program import Program, compile, load
@@ -28,6 +28,7 @@ _HOMES = {
     "compile": ".program",
     "load": ".program",
     "Program": ".program",
+    "AnomalyError": ".passes.errors",
     "Error": ".passes.errors",
     "GradcheckError": ".passes.errors",
     "InputError": ".passes.errors",
@@ -57,6 +58,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AnomalyError",
     "Batches",
     "Error",
     "GradcheckError",

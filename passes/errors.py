@@ -25,6 +25,10 @@ class InputError(Error):
     """An argument or a fed array has a name, dtype, shape or value that does not fit."""
 
 
+class AnomalyError(Error):
+    """A loss or gradient is NaN or infinite; the message names the node that made it so."""
+
+
 class GradcheckError(Error):
     """A gradient disagrees with finite differences."""
 

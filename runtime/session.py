@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from ..compiler.program import Program
 from ..compiler.save import save_proto
 from ..compiler.signature import Port
 from ..passes.errors import InputError
+from .anomaly import check_finite
 from .buffers import Buffers, Layout, np_dtype
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
@@ -60,6 +62,7 @@ class Session:
         self.options = options
         self._executors: dict[str, Executor] = {}
         self._build = threading.Lock()
+        self._detects_anomalies = False
         self._backward = threading.Lock()
         signature = program.signature
         self._fed = {port.name for port in signature.inputs_of("input", "label")}
@@ -72,9 +75,12 @@ class Session:
 
     def run(self, inputs: Mapping[str, Array], *, loss: bool = False, as_ortvalues: bool = False) -> dict[str, Result]:
         """The forward outputs alone, by name, without seeds; with the *loss* if asked for, which needs the labels."""
-        executor = self.executor("loss" if loss else "forward")
+        kind: Part = "loss" if loss else "forward"
+        executor = self.executor(kind)
         feeds = self._feeds(executor, inputs, None)
-        return executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
+        results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
+        self._check_finite(kind, feeds, results)
+        return results
 
     def grad(
         self,
@@ -105,6 +111,7 @@ class Session:
         executor = self.executor("grad")
         feeds = self._feeds(executor, inputs, grad_outputs)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
+        self._check_finite("grad", feeds, results)
         gradients = {port.of: results.pop(port.name) for port in executor.signature.outputs_of("gradient")}
         return results, {str(name): gradient for name, gradient in gradients.items()}
 
@@ -128,7 +135,28 @@ class Session:
                 "symbolic shape; use grad(), or fix the dims with free_dims"
             )
         with self._backward:
-            return executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
+            results = executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
+            if self._detects_anomalies:
+                sums = {port.name: self.grads[name] for name, port in self._gradient_of.items()}
+                self._check_finite("grad", feeds, results | sums)
+        return results
+
+    @contextlib.contextmanager
+    def detect_anomaly(self) -> Iterator[None]:
+        """Within it, a call that gives NaN or an infinity raises, and says which node made it.
+
+        As `torch.autograd.detect_anomaly`, for finding faults, since a call at fault runs twice more, and every call
+        looks at its results: outputs must have no NaN (they may have infinities, as a mask does), a loss and
+        gradients neither. What happens inside the graph and reaches none of these is no anomaly. Gradients that
+        `backward` had accumulated before the fault are lost: call `zero_grad`. It holds for all threads.
+
+        Raises AnomalyError, which names the node, its forward node and rule, and the statistics of what it read.
+        """
+        before, self._detects_anomalies = self._detects_anomalies, True
+        try:
+            yield
+        finally:
+            self._detects_anomalies = before
 
     def zero_grad(self) -> None:
         """Clear `grads`."""
@@ -187,6 +215,11 @@ class Session:
                     model, program.signature, providers=self.providers, options=self.options, device=self.device
                 )
             return self._executors[kind]
+
+    def _check_finite(self, kind: Part, feeds: Mapping[str, Array], results: Mapping[str, Result]) -> None:
+        if self._detects_anomalies:
+            fed = {**feeds, **dict(self.parameters.items())}
+            check_finite(self.program.with_mode("grad"), kind, fed, results, self.providers)
 
     def _feeds(
         self, executor: Executor, inputs: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None

@@ -284,3 +284,16 @@ def test_train_reads_safetensors(program: Path, data: Path, tmp_path: Path) -> N
     )
     assert finished.code == 0
     assert f"Wrote {tmp_path / 't.onnx'}" in finished.out
+
+
+def test_train_names_the_node_that_makes_a_nan(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.train.onnx"
+    graph = "g (float[N, 4] x) => (float[N, 3] y) { [project] p = MatMul (x, w) [root] y = Sqrt (p) }"
+    onnxgrad.compile(parse(graph, {"w": random(4, 3)}), loss="cross_entropy").save(path)
+    command = ("train", path, "--data", data, "-o", tmp_path / "tuned.onnx")
+    assert "The loss is nan; the inputs are finite" in run(*command).err
+    finished = run(*command, "--detect-anomaly")
+    assert finished.code == 2
+    assert "Step 1: 'y' has NaN" in finished.err
+    assert "Sqrt node 'root', of the forward part" in finished.err
+    assert not (tmp_path / "tuned.onnx").exists()
