@@ -14,10 +14,11 @@ from ..passes.blockers import find_blockers
 from ..passes.peak_memory import PeakMemory, estimate_peak
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
+from .cost import OperatorCost, cost_by_operator
 from .load import ModelLike, load_model
 from .normalize import normalize
 from .operators import State, describe_entry
-from .pipeline import Pipeline, count_nodes
+from .pipeline import PassRecord, Pipeline, count_nodes, read_pass_records
 from .signature import SIGNATURE_KEY, Signature
 
 
@@ -49,6 +50,8 @@ class Inspection:
         blockers: the active nodes that cannot be differentiated.
         signature: that of a joint graph, else None.
         peak: the most memory that a joint graph's activations are estimated to take, else None.
+        costs: what a joint graph's operators compute, else empty.
+        passes: what each pass of its compilation did.
         free_dims: the names of the symbolic dims of the inputs.
     """
 
@@ -63,6 +66,8 @@ class Inspection:
     blockers: list[str]
     signature: Signature | None
     peak: PeakMemory | None
+    costs: list[OperatorCost]
+    passes: list[PassRecord]
     free_dims: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,6 +90,8 @@ def inspect_model(
     dims = (dim for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int))
     free = list(dict.fromkeys(dim.value for dim in dims if dim.value is not None))
     peak = None if signature is None else estimate_peak(graph, free_dims)
+    costs = [] if signature is None else cost_by_operator(graph, free_dims)
+    passes = read_pass_records(loaded)
     parameters = normalize(Pipeline(loaded), rules, {})
     outputs = [value for value in graph.outputs if is_float(value)]
     activity = find_activity(graph, parameters, outputs, rules)
@@ -105,6 +112,8 @@ def inspect_model(
         [str(blocker) for blocker in find_blockers(activity, rules)],
         signature,
         peak,
+        costs,
+        passes,
         free,
     )
 

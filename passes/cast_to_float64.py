@@ -63,5 +63,5 @@ def _in_doubles(kind: ir.TypeProtocol | None) -> ir.TypeProtocol:
     return ir.TensorType(ir.DataType.DOUBLE)
 
 
-def _in_float64(tensor: ir.TensorProtocol) -> ir.Tensor:
+def _in_float64(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     return ir.tensor(tensor.numpy().astype(np.float64), name=tensor.name)

@@ -19,7 +19,7 @@ from onnxgrad.compiler.operators import operator_table
 from tests.cli.running import run
 from tests.compiler.forward_models import MLP_WEIGHTS, mlp, parse, random
 
-COMMANDS = ["compile", "train", "inspect", "check", "ops"]
+COMMANDS = ["compile", "train", "inspect", "report", "check", "ops"]
 
 
 def test_help_lists_the_commands_and_each_shows_an_example() -> None:
@@ -162,8 +162,25 @@ def test_inspect_a_joint_graph(program: Path) -> None:
     assert "Joint graph, mode accumulate" in shown
     assert "fc1.weight.grad.buffer (in place)" in shown
     assert "Estimated peak of activations for batch=32: " in shown
+    assert "Cost by operator" in shown
+    costs = {cost["operator"]: cost for cost in found["costs"]}
+    assert (costs["Tanh"]["nodes"], costs["Tanh"]["backward"], costs["Tanh"]["bytes"]) == (1, 0, 32 * 5 * 4)
+    assert costs["Gemm"]["nodes"] > costs["Gemm"]["backward"] > 0
+    assert sum(cost["nodes"] for cost in costs.values()) == found["nodes"]
+    assert [record["name"] for record in found["passes"]][-1] == "Schedule"
     doubled = json.loads(run("inspect", program, "--free-dim", "batch=64", "--json").out)
     assert found["peak"]["bytes"] < doubled["peak"]["bytes"] <= 2 * found["peak"]["bytes"]
+
+
+def test_a_report(program: Path, data: Path, tmp_path: Path) -> None:
+    plain, full = tmp_path / "plain.html", tmp_path / "full.html"
+    assert run("report", program, "-o", plain, "--free-dim", "batch=64").out == f"Wrote {plain}\n"
+    assert "batch = 64" in plain.read_text()
+    assert run("report", program, "-o", full, "--data", data, "--samples", "16").code == 0
+    assert "batch = 16" in full.read_text()
+    assert "ms a step" in full.read_text()
+    assert run("report", program).code == 0
+    assert program.with_suffix(".html").exists()
 
 
 def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
