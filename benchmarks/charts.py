@@ -1,9 +1,9 @@
-"""The chart of the report: the step time of each peer, as ratios to PyTorch eager."""
+"""The charts of the report: step time and memory of each peer, as ratios to PyTorch eager."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +18,7 @@ from .results import Quartiles, WorkloadResult
 _INK, _GRID = "#334155", "#e2e8f0"
 _COLOURS = {
     "onnxgrad": "#2563eb",
+    "onnxgrad-checkpoint": "#93c5fd",
     "torch.compile": "#ea580c",
     "ort-training": "#059669",
     "onnx-ad": "#a855f7",
@@ -29,7 +30,44 @@ _HIGHEST = 4.0
 
 
 def draw_steps(results: Sequence[WorkloadResult], path: Path) -> None:
-    """Write a PNG to *path*: a group of bars a workload, quartiles, dots for the limit, × where one fails."""
+    """Write a PNG to *path*: the time of a step; with quartiles, dots for the limit, × where a peer fails."""
+    _draw(
+        results,
+        path,
+        lambda result, name: result.ratio(name, "step", BASELINE),
+        label="step time / PyTorch eager's",
+        title="Loss and all gradients: less is faster (dots: the limit, ×: fails)",
+        limit=True,
+    )
+
+
+def draw_memory(results: Sequence[WorkloadResult], path: Path) -> None:
+    """Write a PNG to *path*: the peak memory of a step, × where a peer fails."""
+
+    def ratio(result: WorkloadResult, name: str) -> Quartiles | None:
+        peak = result.memory_ratio(name)
+        return None if peak is None else Quartiles.of([peak])
+
+    _draw(
+        results,
+        path,
+        ratio,
+        label="peak / PyTorch eager's",
+        title="Resident memory of a step above the loaded state: less is leaner (×: fails)",
+        limit=False,
+    )
+
+
+def _draw(
+    results: Sequence[WorkloadResult],
+    path: Path,
+    ratio: Callable[[WorkloadResult, str], Quartiles | None],
+    *,
+    label: str,
+    title: str,
+    limit: bool,
+) -> None:
+    """A group of bars a workload."""
     peers = [name for name in PEERS if name in _COLOURS and any(name in result.peers for result in results)]
     width = 0.8 / max(len(peers), 1)
     with matplotlib.rc_context({"font.size": 10, "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK}):
@@ -37,18 +75,16 @@ def draw_steps(results: Sequence[WorkloadResult], path: Path) -> None:
         axes = figure.subplots()
         for i, name in enumerate(peers):
             for group, result in enumerate(results):
-                if name not in result.peers:
-                    continue
-                ratio = result.peers[name].ratios("step", result.seconds(BASELINE, "step"))
-                place = group + (i - (len(peers) - 1) / 2) * width
-                _draw_bar(axes, place, width, ratio, _COLOURS[name])
+                if name in result.peers:
+                    place = group + (i - (len(peers) - 1) / 2) * width
+                    _draw_bar(axes, place, width, ratio(result, name), _COLOURS[name])
             axes.bar([0], [0], color=_COLOURS[name], label=name)
-        for group, result in enumerate(results):
+        for group, result in enumerate(results if limit else ()):
             _draw_limit(axes, group, result)
         axes.axhline(1.0, color=_INK, linewidth=1.2, label="PyTorch eager")
         axes.set_xticks(np.arange(len(results)), [result.name for result in results])
-        axes.set_ylabel("step time / PyTorch eager's")
-        axes.set_title("Loss and all gradients: less is faster (dots: the limit, ×: fails)", fontweight="bold")
+        axes.set_ylabel(label)
+        axes.set_title(title, fontweight="bold")
         axes.set_ylim(0, min(_HIGHEST, axes.get_ylim()[1]) * 1.05)
         axes.set_xlim(-0.6, len(results) - 0.4)
         axes.grid(axis="y", color=_GRID, linewidth=0.8)

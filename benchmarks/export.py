@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from torch import Tensor, nn
 
 from .files import WorkloadFiles
 from .origins import find_origins
@@ -32,9 +34,8 @@ def exported(workload: Workload, cache: Path) -> WorkloadFiles:
     return files
 
 
-def _export(workload: Workload, files: WorkloadFiles) -> None:
-    module = workload.module()
-    inputs, labels = workload.batch()
+def export_forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> onnx.ModelProto:
+    """The export of *module*, of static shapes, with the output `logits`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -46,7 +47,13 @@ def _export(workload: Workload, files: WorkloadFiles) -> None:
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
+    return program.model_proto
+
+
+def _export(workload: Workload, files: WorkloadFiles) -> None:
+    module = workload.module()
+    inputs, labels = workload.batch()
+    model = export_forward(module, inputs)
     onnx.save(model, files.model)
     np.savez(files.folder / "batch.npz", labels=labels.numpy(), **{name: x.numpy() for name, x in inputs.items()})
     weights = {name: p.detach().numpy() for name, p in module.named_parameters()}

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
+
+from onnxgrad.passes.flops import count_flops
+from onnxgrad.passes.infer_shapes import InferShapes
 
 from .files import WorkloadFiles
-from .flops import forward_flops
 from .gradient_check import TOLERANCE, largest_error
 from .origins import pull_back
 from .peers import BASELINE, PEERS, PeerEntry
 from .processes import PeerError, PeerProcess
 from .results import PeerResult, WorkloadResult
 
-_ORDER = ("gemm", "forward", "step", "train", "adamw", "adamw-fused")
+_ORDER = ("gemm", "forward", "step", "train", "adamw", "adamw-fused", "backward", "bare")
 _PAUSE = 0.02
 """Seconds between two peers, in which the threads of the former go to sleep."""
 
@@ -53,7 +56,7 @@ class Measurement:
         self._processes: dict[str, PeerProcess] = {}
         self._operations: dict[str, list[str]] = {}
         self._reference: dict[str, np.ndarray] = {}
-        self._result = WorkloadResult(files.name, summary, forward_flops(files.model))
+        self._result = describe(files, summary)
 
     def run(self, peers: Sequence[str]) -> WorkloadResult:
         """Measure *peers*, and the baseline in any case. A peer that fails is in the result with its failure."""
@@ -79,7 +82,8 @@ class Measurement:
         self._processes[name] = process
         loaded = process.ask("load", timeout=plan.timeout)
         result = self._result.peers[name]
-        result.load, result.first_step, result.peak = loaded["load"], loaded["first_step"], loaded["peak"]
+        for field in ("compile", "compile_peak", "load", "first_step", "peak"):
+            setattr(result, field, loaded[field])
         self.versions |= loaded["versions"]
         if "step" in loaded["operations"]:
             self._progress(f"{name}: check the gradients")
@@ -130,3 +134,11 @@ class Measurement:
             self._result.peers[name].failure = str(failure)
             if name in self._processes:
                 self._processes[name].close()
+
+
+def describe(files: WorkloadFiles, summary: str) -> WorkloadResult:
+    """A workload before anything of it was measured."""
+    model = ir.load(files.model)
+    InferShapes().call(model)
+    flops = count_flops(model.graph).products
+    return WorkloadResult(files.name, summary, flops, len(model.graph), files.model.stat().st_size)

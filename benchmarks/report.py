@@ -8,14 +8,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .aims import compile_memory, find_aims
+from .compile_time import CompileTime
 from .gradient_check import TOLERANCE
 from .measure import Plan
-from .peers import BASELINE, PEERS
+from .peers import BASELINE, OURS, PEERS
 from .peers.peer import GEMM_SIZE
 from .results import Quartiles, WorkloadResult
 
 _GEMM_FLOPS = 2 * GEMM_SIZE**3
-_OURS = "onnxgrad"
 _MIB = 2**20
 
 
@@ -24,11 +25,13 @@ class Report:
     """One run of the benchmark.
 
     Attributes:
+        compiles: of generated models, smallest first.
         load: runnable processes when the run began.
         note: a sentence of the person who ran it.
     """
 
     results: Sequence[WorkloadResult]
+    compiles: Sequence[CompileTime]
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     plan: Plan
@@ -40,6 +43,7 @@ class Report:
         """The whole report."""
         sections = [
             self._head(),
+            self._aims(),
             self._steps(),
             self._training(),
             self._forward(),
@@ -82,6 +86,20 @@ cross entropy. Every peer has a process of its own.
 {peers}
 
 ![Step time by workload](step.png)
+
+![Peak memory by workload](memory.png)
+"""
+
+    def _aims(self) -> str:
+        rows = []
+        for aim in find_aims(self.results, self.compiles):
+            missed = ", ".join(f"{name} {_three(value)}" for name, value in aim.missed.items())
+            bound = f"at {'least' if aim.at_least else 'most'} {aim.bound:g}"
+            rows.append([aim.text, bound, _three(aim.worst), f"no: {missed}" if missed else "yes"])
+        return f"""
+## Aims, for two cores
+
+{_table(["ratio, if not said otherwise", "aim", "worst", "reached"], rows)}
 """
 
     def _steps(self) -> str:
@@ -97,12 +115,13 @@ in PyTorch and ONNX Runtime. **to best** is onnxgrad's ratio to the fastest othe
     def _training(self) -> str:
         rows = []
         for result in self.results:
-            alone, default = result.seconds(_OURS, "adamw"), result.seconds(BASELINE, "adamw")
+            alone, default = result.seconds(OURS, "adamw"), result.seconds(BASELINE, "adamw")
             fused = result.seconds(BASELINE, "adamw-fused")
             if alone and default:
                 parameters = [_ms(statistics.median(s)) for s in (alone, default, fused)]
-                rows.append([result.name, *parameters, _ratio(_of(alone, default)), _ratio(_of(alone, fused))])
-        update = _table(["workload", _OURS, "PyTorch foreach", "PyTorch fused", "to foreach", "to fused"], rows)
+                ratios = (result.ratio(OURS, "adamw", BASELINE, other) for other in ("adamw", "adamw-fused"))
+                rows.append([result.name, *parameters, *map(_ratio, ratios)])
+        update = _table(["workload", OURS, "PyTorch foreach", "PyTorch fused", "to foreach", "to fused"], rows)
         return f"""
 ## Step and AdamW
 
@@ -118,9 +137,9 @@ AdamW alone:
     def _forward(self) -> str:
         joint = []
         for result in self.results:
-            own = _of(result.seconds(_OURS, "step"), result.seconds(_OURS, "forward"))
-            inference = _of(result.seconds(_OURS, "step"), result.seconds("onnxruntime", "forward"))
-            eager = _of(result.seconds(BASELINE, "step"), result.seconds(BASELINE, "forward"))
+            own = result.ratio(OURS, "step", OURS, "forward")
+            inference = result.ratio(OURS, "step", "onnxruntime", "forward")
+            eager = result.ratio(BASELINE, "step", BASELINE, "forward")
             joint.append([result.name, _ratio(own), _ratio(inference), _ratio(eager)])
         table = _table(
             ["workload", "onnxgrad: step / its forward", "onnxgrad: step / inference session", "eager: step / forward"],
@@ -144,12 +163,43 @@ MiB, and as a ratio to eager.
 """
 
     def _compile(self) -> str:
+        rows = []
+        for result in self.results:
+            own = result.peers.get(OURS)
+            if own is None or own.compile is None or own.load is None or own.first_step is None:
+                continue
+            seconds = [
+                f"{each:.2f}" for each in (own.compile, own.compile / result.nodes * 1000, own.load, own.first_step)
+            ]
+            memory, times = "–", compile_memory(result)
+            if own.compile_peak is not None and times is not None:
+                memory = f"{own.compile_peak / _MIB:.0f} ({times:.1f})"
+            rows.append([result.name, f"{result.nodes}", *seconds, f"{result.size / _MIB:.1f}", memory])
+        parts = _table(
+            [
+                *("workload", "forward nodes", "compile", "for 1,000 nodes", "create the session", "first step"),
+                *("model, MiB", "peak while compiling, MiB (× model)"),
+            ],
+            rows,
+        )
+        generated = _table(
+            ["forward nodes", "compile", "for 1,000 nodes"],
+            [[f"{c.nodes:,}", f"{c.seconds:.2f}", f"{c.of_a_thousand:.2f}"] for c in self.compiles],
+        )
         return f"""
 ## Time to first step
 
 Seconds from the model to the first gradients: loading and compiling, creating the session, one step.
 
 {self._cells(lambda result, peer: _first_step_cell(result, peer))}
+
+Of onnxgrad: `compile` is from the forward model's file to the joint graph's, the first in its process.
+
+{parts}
+
+Generated residual networks:
+
+{generated}
 """
 
     def _errors(self) -> str:
@@ -175,11 +225,9 @@ The largest relative error of a parameter's gradient, in norm. {TOLERANCE:g} or 
         asked = [name for name in PEERS if any(name in result.peers for result in self.results)]
         if not operation:
             return asked
-        if operation != "forward":
-            asked = [name for name in asked if name != "onnxruntime"]
-        else:
-            asked = [name for name in asked if any(result.seconds(name, operation) for result in self.results)]
-        return asked
+        if operation == "step":
+            return [name for name in asked if PEERS[name].trains]
+        return [name for name in asked if any(result.seconds(name, operation) for result in self.results)]
 
     def _ratios(self, operation: str, *, limit: bool = False) -> str:
         peers = [name for name in self._peers(operation) if name != BASELINE]
@@ -189,14 +237,14 @@ The largest relative error of a parameter's gradient, in norm. {TOLERANCE:g} or 
             base = result.seconds(BASELINE, operation)
             row = [result.name, _ms(statistics.median(base)) if base else "fails"]
             for name in peers:
-                ratio = _of(result.seconds(name, operation), base)
+                ratio = result.ratio(name, operation, BASELINE)
                 if ratio:
                     columns[name].append(ratio.median)
                 row.append(_ratio(ratio) if ratio else _absence(result, name))
             if limit:
                 seconds = result.limit(_GEMM_FLOPS)
                 row.append(f"{seconds / statistics.median(base):.2f}" if seconds and base else "–")
-            to_best = _to_best(result, operation)
+            to_best = result.to_best(operation)
             if to_best:
                 best.append(to_best.median)
             rows.append([*row, _plain(to_best)])
@@ -217,25 +265,17 @@ def _shortened(failure: str) -> str:
     return failure if len(failure) <= 300 else f"{failure[:140]} … {failure[-150:]}"
 
 
-def _to_best(result: WorkloadResult, operation: str) -> Quartiles | None:
-    others = [result.seconds(name, operation) for name in result.peers if name != _OURS]
-    fastest = min((s for s in others if s), key=statistics.median, default=[])
-    return _of(result.seconds(_OURS, operation), fastest)
-
-
 def _memory_cell(result: WorkloadResult, name: str) -> str:
-    peer, base = result.peers.get(name), result.peers[BASELINE].peak
+    peer, ratio = result.peers.get(name), result.memory_ratio(name)
     if peer is None or peer.failure or peer.peak is None:
         return _absence(result, name)
-    ratio = f" ({peer.peak / base:.2f})" if base and name != BASELINE else ""
-    return f"{peer.peak / _MIB:.1f}{ratio}"
+    return f"{peer.peak / _MIB:.1f}" + (f" ({ratio:.2f})" if ratio is not None and name != BASELINE else "")
 
 
 def _first_step_cell(result: WorkloadResult, name: str) -> str:
     peer = result.peers.get(name)
-    if peer is None or peer.failure or peer.load is None or peer.first_step is None:
-        return _absence(result, name)
-    return f"{peer.load + peer.first_step:.2f}"
+    seconds = peer.to_first_step if peer else None
+    return _absence(result, name) if seconds is None else f"{seconds:.2f}"
 
 
 def _error_cell(result: WorkloadResult, name: str) -> str:
@@ -246,10 +286,6 @@ def _error_cell(result: WorkloadResult, name: str) -> str:
 def _absence(result: WorkloadResult, name: str) -> str:
     peer = result.peers.get(name)
     return "fails" if peer and peer.failure else "–"
-
-
-def _of(own: Sequence[float], other: Sequence[float]) -> Quartiles | None:
-    return Quartiles.of([a / b for a, b in zip(own, other, strict=False)]) if own and other else None
 
 
 def _mean(ratios: Sequence[float]) -> str:
@@ -266,6 +302,10 @@ def _plain(ratio: Quartiles | None) -> str:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
+
+
+def _three(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,6 +14,9 @@ MAX_NORM_EPS = 1e-6
 ROW = 128
 """Elements whose squares are summed in float32, few enough to lose nothing; rows are added up in double precision."""
 
+CLIP_BOUNDS = ("clip_min", "clip_max")
+"""The scalar inputs, of shape [], that clipping by value reads."""
+
 OPSET = 18
 
 
@@ -22,13 +25,8 @@ def clip_factor(norm: float, max_norm: float) -> float:
     return min(1.0, max_norm / (norm + MAX_NORM_EPS))
 
 
-def clip_scalars(*, by_value: bool) -> tuple[str, ...]:
-    """The scalar inputs that `clipped` reads."""
-    return ("clip_min", "clip_max", "grad_scale") if by_value else ("grad_scale",)
-
-
 def clip_coefficients(*, grad_scale: float, value: float | None, factor: float) -> dict[str, float]:
-    """The values of the scalar inputs, for gradients that count times *grad_scale* (more than 0).
+    """The values of what `clipped` reads, for gradients that count times *grad_scale* (more than 0).
 
     Args:
         value: the largest magnitude of an element of the scaled gradient.
@@ -41,21 +39,21 @@ def clip_coefficients(*, grad_scale: float, value: float | None, factor: float) 
 
 
 def clipped(gradient: Tensor, scalars: Mapping[str, Tensor]) -> Tensor:
-    """Clip each element (`torch.nn.utils.clip_grad_value_`), if there are bounds, and scale."""
+    """Clip each element (`torch.nn.utils.clip_grad_value_`), if there are bounds, and scale, if there is a scale."""
     if "clip_min" in scalars:
         gradient = gradient.op.Clip(gradient, scalars["clip_min"], scalars["clip_max"])
-    return gradient * scalars["grad_scale"]
+    return gradient * scalars["grad_scale"] if "grad_scale" in scalars else gradient
 
 
 def squared_norm_model(dtype: ir.DataType, *, clip_value: bool) -> ir.Model:
     """The graph of the sums of squares of a flat buffer of *dtype*, after clipping by value if *clip_value*.
 
-    Inputs are `gradient`, of shape [rows, ROW], and `clip_scalars`; the output is `squared_norms`, of shape [rows],
+    Inputs are `gradient`, of shape [rows, ROW], and `CLIP_BOUNDS`; the output is `squared_norms`, of shape [rows],
     in float32, or float64 for a float64 buffer.
     """
     arithmetic = dtype if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
     gradient = ir.val("gradient", dtype, ["rows", ROW])
-    bounds = [ir.val(name, arithmetic, []) for name in ("clip_min", "clip_max") if clip_value]
+    bounds = [ir.val(name, arithmetic, []) for name in CLIP_BOUNDS if clip_value]
     graph = ir.Graph([gradient, *bounds], [], nodes=[], opset_imports={"": OPSET}, name="squared_norm")
     op = Tape(graph, opset=OPSET)
     elements = op.tensor(gradient).cast(arithmetic)

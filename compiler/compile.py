@@ -6,24 +6,31 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from ..passes.block_attention import BlockAttention
 from ..passes.checkpoint import Checkpoint
 from ..passes.choose_residuals import ChooseResiduals
+from ..passes.custom_functions import CustomFunctions
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
 from ..passes.fake_quantize import LowerFakeQuantize
+from ..passes.forms import ChooseForm
+from ..passes.gradient_marks import MarkGradients
+from ..passes.lower_cross_entropy import LowerCrossEntropy
 from ..passes.lower_opset import LowerOpset
+from ..passes.move_row_factors import MoveRowFactors
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
 from ..passes.schedule import Schedule
 from ..passes.simplify import Simplify
+from ..passes.write_in_parts import WriteInParts
 from .joint import JointBuilder
 from .load import ModelLike, load_model
 from .losses import Loss
 from .normalize import normalize
 from .original import keep_original
-from .parameters import select_outputs, select_wrt
+from .parameters import as_names, select_outputs, select_retained, select_wrt, without_frozen
 from .pipeline import OnPass, Pipeline
 from .program import Program
 from .signature import Mode
@@ -41,10 +48,15 @@ def compile(
     rules: Registry = BUILTIN_RULES,
     allow_unused: bool = False,
     materialize_grads: bool = False,
-    straight_through: bool = False,
+    straight_through: bool | str | Sequence[str] = False,
+    stop_gradient: str | Sequence[str] = (),
+    scale_gradient: Mapping[str, float] | None = None,
+    frozen: str | Sequence[str] = (),
+    retain_grad: str | Sequence[str] = (),
     checkpoint: str | int | Sequence[str] | None = None,
     memory_budget: int | None = None,
     assume_dims: Mapping[str, int] | None = None,
+    tune: bool | ChooseForm = False,
     on_pass: OnPass | None = None,
 ) -> Program:
     """Compile a forward model into a joint graph that computes its outputs and their gradients.
@@ -66,13 +78,22 @@ def compile(
             `torch.autograd.grad`. Members of "parameters", "inputs" or a pattern are left out in any case,
             and listed in `Program.unused`, as long as one of them is used.
         materialize_grads: give zeros for what is left out (implies allow_unused).
-        straight_through: differentiate pairs of QuantizeLinear and DequantizeLinear as if they did not round
-            (quantization-aware training), within the range that can be represented; see `fake_quantize`.
+        straight_through: True to differentiate pairs of QuantizeLinear and DequantizeLinear as if they did not round
+            (quantization-aware training), within the range that can be represented; see `fake_quantize`. Names and
+            glob patterns of nodes, or of what they compute, to let cotangents pass those nodes unchanged.
+        stop_gradient: names and glob patterns of values behind which no gradient flows back (`Tensor.detach`).
+        scale_gradient: factors by names and glob patterns of values, at which the gradient is multiplied by them; -1
+            reverses it.
+        frozen: names and glob patterns of members of `wrt` that get no gradient (`requires_grad_(False)`).
+        retain_grad: names of intermediate values whose gradients are outputs as well (`Tensor.retain_grad`).
         checkpoint: less memory for one more forward pass at most (Chen et al. 2016): "auto" for the least estimated
             peak, how many times to cut the forward part, or names and glob patterns of the values behind which it is
             cut. The gradients stay the same to the last bit.
         memory_budget: in bytes: as many checkpoints as the estimated peak of the activations needs to fit.
-        assume_dims: sizes for symbolic dims with which memory is estimated; they stay symbolic.
+        assume_dims: sizes for symbolic dims with which memory is estimated and forms are measured, and by which a
+            sequence is long (`BlockAttention`); they stay symbolic.
+        tune: where a gradient has several exact forms, measure them on this machine instead of expecting by their
+            sizes which is the fastest; True for an `onnxgrad.Tuner` with its defaults. Needs ONNX Runtime.
         on_pass: called after each pass with its record and the model as it is then.
 
     Raises:
@@ -90,14 +111,25 @@ def compile(
     pipeline = Pipeline(loaded.model, on_pass)
     graph = loaded.model.graph
 
-    checkpoints = () if checkpoint == "auto" or isinstance(checkpoint, int) else _as_names(checkpoint)
-    names = [*_as_names(wrt), *_as_names(outputs), *checkpoints]
-    if straight_through:
+    functions = CustomFunctions(loaded.model)
+    rules = functions.rules(rules)
+    checkpoints = () if checkpoint == "auto" or isinstance(checkpoint, int) else as_names(checkpoint)
+    marks = MarkGradients(as_names(stop_gradient), scale_gradient, as_names(straight_through))
+    retained = as_names(retain_grad)
+    names = [*as_names(wrt), *as_names(outputs), *checkpoints, *retained, *marks.names(graph)]
+    fake_quantize = straight_through is True
+    if fake_quantize:
         rules = Registry(STRAIGHT_THROUGH_RULES, rules)
-    parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=straight_through)
+    if callable(tune):
+        rules = Registry(rules, choose=tune)
+    elif tune:
+        raise InputError("To measure forms takes a runtime; `onnxgrad.compile` and `onnxgrad.Tuner` have one")
+    parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=fake_quantize)
+    pipeline.run([*([marks] if marks.any else []), BlockAttention(assume_dims, names)])
     if memory_budget is not None:
         _check_sizes_known(graph, assume_dims or {})
     selected, named = select_wrt(graph, wrt, parameters)
+    selected = without_frozen(selected, as_names(frozen)) + select_retained(graph, retained, selected)
     differentiated = select_outputs(graph, outputs)
     if loss is not None and outputs is not None and len(differentiated) > 1:
         raise InputError(f"A loss takes one output, but `outputs` names {len(differentiated)}")
@@ -108,14 +140,20 @@ def compile(
     optional = set(selected) if allow_unused or materialize_grads else set(selected) - named
     pipeline.step("Differentiate", lambda: joint.differentiate(selected, optional, rules, materialize_grads))
 
+    if functions:
+        pipeline.step("InlineCustomFunctions", lambda: joint.inline(functions))
+
     protected = [*(str(value.name) for value in selected), *checkpoints]
     pipeline.run(
         [
+            WriteInParts(protected),
             Simplify(protected),
             EliminateCommonSubexpressions(protected),
             Simplify(protected),
             EliminateDeadCode(protected),
-            *([LowerFakeQuantize()] if straight_through else []),
+            MoveRowFactors(protected),
+            LowerCrossEntropy(),
+            *([LowerFakeQuantize()] if fake_quantize else []),
             ChooseResiduals(joint.forward),
             *(
                 [Checkpoint(joint.forward, checkpoint or "auto", budget=memory_budget, sizes=assume_dims)]
@@ -130,12 +168,6 @@ def compile(
     keep_original(loaded.proto, loaded.folder, loaded.model)
     program = Program(loaded.model, joint.signature(), tuple(pipeline.records), joint.unused)
     return program.with_mode(mode)
-
-
-def _as_names(names: str | Sequence[str] | None) -> Sequence[str]:
-    if names is None or names in ("parameters", "inputs"):
-        return ()
-    return [names] if isinstance(names, str) else names
 
 
 def _check_sizes_known(graph: ir.Graph, sizes: Mapping[str, int]) -> None:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from ..passes.activity import find_activity, is_float
 from ..passes.blockers import find_blockers
+from ..passes.flops import Flops, count_flops
 from ..passes.peak_memory import PeakMemory, estimate_peak
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
@@ -19,6 +20,7 @@ from .load import ModelLike, load_model
 from .normalize import normalize
 from .operators import State, describe_entry
 from .pipeline import PassRecord, Pipeline, count_nodes, read_pass_records
+from .program import Program
 from .signature import SIGNATURE_KEY, Signature
 
 
@@ -52,6 +54,8 @@ class Inspection:
         peak: the most memory that a joint graph's activations are estimated to take, else None.
         costs: what a joint graph's operators compute, else empty.
         passes: what each pass of its compilation did.
+        forward_flops: the arithmetic of the forward model, or of the forward part of a joint graph.
+        joint_flops: that of a joint graph, else None.
         free_dims: the names of the symbolic dims of the inputs.
     """
 
@@ -68,6 +72,8 @@ class Inspection:
     peak: PeakMemory | None
     costs: list[OperatorCost]
     passes: list[PassRecord]
+    forward_flops: Flops
+    joint_flops: Flops | None
     free_dims: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def inspect_model(
     """Look into *model*. Raises as `compile` does for a model that cannot be read.
 
     Args:
-        free_dims: sizes for symbolic dims, for the estimate of a joint graph's memory; see `estimate_peak`.
+        free_dims: sizes for symbolic dims, for the estimates of arithmetic and memory; see `estimate_peak`.
     """
     loaded = load_model(model).model
     opset, producer, nodes = loaded.opset_imports.get("", 0), loaded.producer_name, count_nodes(loaded)
@@ -89,10 +95,15 @@ def inspect_model(
     graph = loaded.graph
     dims = (dim for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int))
     free = list(dict.fromkeys(dim.value for dim in dims if dim.value is not None))
-    peak = None if signature is None else estimate_peak(graph, free_dims)
-    costs = [] if signature is None else cost_by_operator(graph, free_dims)
-    passes = read_pass_records(loaded)
+    peak, joint_flops, forward_flops = None, None, Flops()
+    costs, passes = [], read_pass_records(loaded)
+    if signature is not None:
+        peak, joint_flops = estimate_peak(graph, free_dims), count_flops(graph, free_dims)
+        forward_flops = count_flops(Program(loaded, signature).forward(loss=True).graph, free_dims)
+        costs = cost_by_operator(graph, free_dims)
     parameters = normalize(Pipeline(loaded), rules, {})
+    if signature is None:
+        forward_flops = count_flops(graph, free_dims)
     outputs = [value for value in graph.outputs if is_float(value)]
     activity = find_activity(graph, parameters, outputs, rules)
     constants = [v for v in graph.initializers.values() if is_float(v) and v not in parameters]
@@ -114,6 +125,8 @@ def inspect_model(
         peak,
         costs,
         passes,
+        forward_flops,
+        joint_flops,
         free,
     )
 

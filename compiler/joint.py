@@ -7,15 +7,14 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from ..passes.custom_functions import CustomFunctions
 from ..passes.differentiate import PASS, differentiate
 from ..passes.fresh_names import FreshNames
-from ..passes.inline_functions import InlineFunctions
-from ..passes.lift_constants import LiftConstants
 from ..passes.registry import Registry
 from ..passes.tape import Tape
-from ..passes.upgrade_opset import UpgradeOpset
-from .load import ModelLike, load_model
-from .losses import Loss, attach_loss, attach_loss_model, resolve_loss
+from .attach import attach
+from .load import ModelLike
+from .losses import Loss
 from .signature import Port, Role, Signature
 
 
@@ -43,10 +42,9 @@ class JointBuilder:
 
         Raises InputError if the name is unknown, or the loss model does not fit.
         """
-        if isinstance(loss, Loss) or (isinstance(loss, str) and not loss.endswith(".onnx")):
-            value, labels = attach_loss(self._graph, resolve_loss(loss), self._differentiated[0])
-        else:
-            value, labels = attach_loss_model(self._graph, _canonical(loss))
+        value, labels = attach(self._graph, loss, self._differentiated[0])
+        kept = {str(value.name) for value in self._graph.outputs}
+        self._outputs = {name: role for name, role in self._outputs.items() if name in kept}
         self._inputs |= {str(label.name): ("label", None) for label in labels}
         self._graph.outputs.append(value)
         self._outputs[str(value.name)] = ("loss", None)
@@ -77,15 +75,22 @@ class JointBuilder:
             elif materialize:
                 self._declare(value, tape.zeros_like(tape.tensor(value)).value, tape)
 
+    def inline(self, functions: CustomFunctions) -> None:
+        """Replace the calls of the model's own operators and of their VJPs by what they are made of."""
+        functions.inline(self._model)
+        nodes = [node for node in self._graph if node.metadata_props.get(PASS) != "differentiate"]
+        self.forward |= {str(value.name) for node in nodes for value in node.outputs}
+
     def signature(self) -> Signature:
         """The signature of the graph as it is now, in mode "grad"."""
         graph = self._graph
         return Signature(
             "grad",
             tuple(
-                _port(value, *self._inputs[str(value.name)], optional=value.is_initializer()) for value in graph.inputs
+                port_of(value, *self._inputs[str(value.name)], optional=value.is_initializer())
+                for value in graph.inputs
             ),
-            tuple(_port(value, *self._outputs[str(value.name)]) for value in graph.outputs),
+            tuple(port_of(value, *self._outputs[str(value.name)]) for value in graph.outputs),
         )
 
     def _seed(self, output: ir.Value) -> ir.Value:
@@ -117,19 +122,13 @@ class JointBuilder:
             self._inputs[str(primal.name)] = ("parameter", None)
 
 
-def _canonical(loss: ModelLike) -> ir.Model:
-    model = load_model(loss).model
-    for step in (InlineFunctions(), LiftConstants(), UpgradeOpset()):
-        step.call(model)
-    return model
-
-
 def _is_emitted(value: ir.Value) -> bool:
     node = value.producer()
     return node is not None and PASS in node.metadata_props
 
 
-def _port(value: ir.Value, role: Role, of: str | None, *, optional: bool = False) -> Port:
+def port_of(value: ir.Value, role: Role, of: str | None, *, optional: bool = False) -> Port:
+    """*value*, an input or output of a graph, as the signature describes it."""
     shape = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
     dtype = "unknown" if value.dtype is None else _dtype_name(value.dtype)
     return Port(str(value.name), role, dtype, shape, of=of, optional=optional)

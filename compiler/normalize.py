@@ -21,6 +21,7 @@ from ..passes.lift_constants import LiftConstants
 from ..passes.raise_gelu import RaiseGelu
 from ..passes.raise_layer_normalization import RaiseLayerNormalization
 from ..passes.raise_softmax import RaiseSoftmax
+from ..passes.raise_swish import RaiseSwish
 from ..passes.registry import Registry
 from ..passes.unroll_sequences import UnrollSequences
 from ..passes.upgrade_opset import UpgradeOpset
@@ -80,6 +81,7 @@ def normalize(
             RaiseLayerNormalization(protected),
             RaiseGelu(protected),
             RaiseSoftmax(protected),
+            RaiseSwish(protected),
         ]
     )
     graph.outputs[:] = [value for value in graph.outputs if value.name in own_outputs]

@@ -118,6 +118,33 @@ def select_outputs(graph: ir.Graph, outputs: Sequence[str] | str | None) -> list
     return [values[name] for name in names]
 
 
+def without_frozen(selected: Sequence[ir.Value], frozen: Sequence[str]) -> list[ir.Value]:
+    """*selected* without those that a name or pattern of *frozen* matches. Raises InputError where one matches none."""
+    for pattern in frozen:
+        if not _matching(pattern, selected):
+            raise InputError(f"`frozen`: no member of `wrt` matches {pattern!r}{nearest(pattern, _names(selected))}")
+    kept = [value for value in selected if not any(_matching(pattern, [value]) for pattern in frozen)]
+    if not kept:
+        raise InputError("`frozen` matches every member of `wrt`; nothing is left to differentiate with respect to")
+    return kept
+
+
+def select_retained(graph: ir.Graph, names: Sequence[str], selected: Sequence[ir.Value]) -> list[ir.Value]:
+    """The values of `retain_grad` that are not *selected* anyway. Raises InputError for a name that does not exist."""
+    values = _values_by_name(graph)
+    for name in names:
+        if name not in values:
+            raise InputError(_nothing_matches("retain_grad", name, values))
+    return [values[name] for name in dict.fromkeys(names) if values[name] not in selected]
+
+
+def as_names(names: bool | str | Sequence[str] | None) -> Sequence[str]:
+    """The names in a `wrt` or `outputs`, which is one of them, several, a keyword, a flag or None."""
+    if names is None or isinstance(names, bool) or names in ("parameters", "inputs"):
+        return ()
+    return [names] if isinstance(names, str) else names
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """A phrase that offers the names nearest to *name*, for an error message; empty if none is near."""
     close = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.5)
@@ -132,6 +159,10 @@ def _nothing_matches(argument: str, name: str, values: dict[str, ir.Value]) -> s
 
 def _matching(pattern: str, values: Iterable[ir.Value]) -> list[ir.Value]:
     return [value for value in values if fnmatch.fnmatchcase(value.name or "", pattern)]
+
+
+def _names(values: Iterable[ir.Value]) -> list[str]:
+    return [str(value.name) for value in values]
 
 
 def _values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:

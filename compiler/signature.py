@@ -13,8 +13,8 @@ from ..passes.errors import InvalidModelError
 SIGNATURE_KEY = "onnxgrad.signature"
 SIGNATURE_VERSION = 1
 
-InputRole = Literal["input", "label", "parameter", "grad_output", "grad_buffer", "state"]
-OutputRole = Literal["output", "loss", "gradient", "grad_buffer", "state"]
+InputRole = Literal["input", "label", "parameter", "grad_output", "grad_buffer", "state", "residual"]
+OutputRole = Literal["output", "loss", "gradient", "grad_buffer", "state", "residual"]
 Role = InputRole | OutputRole
 Mode = Literal["grad", "accumulate"]
 

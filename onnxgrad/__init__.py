@@ -13,22 +13,27 @@ if TYPE_CHECKING:
     from .compiler import losses, schedules
     from .compiler.losses import Loss
     from .compiler.signature import Port, Signature
+    from .compiler.transforms import ggnvp, hessian, hvp, jacobian, jvp, mark, value_and_grad, vjp
     from .passes.errors import AnomalyError, Error, GradcheckError, InputError, InvalidModelError, UnsupportedError
     from .passes.registry import Registry
     from .passes.rules import BUILTIN_RULES
-    from .program import Program, compile, load
+    from .program import Program, SplitProgram, compile, load
     from .runtime import metrics
     from .runtime.batches import Batches
     from .runtime.gradcheck import gradcheck, gradgradcheck
     from .runtime.optimizer import SGD, Adam, AdamW
+    from .runtime.pullback import Pullback
     from .runtime.session import Session
     from .runtime.trainer import StepReport, Trainer
+    from .runtime.tuning import Tuner
+    from .runtime.tuning_cache import TuningCache
 
 _HOMES = {
     "compile": ".program",
     "load": ".program",
     "Program": ".program",
     "AnomalyError": ".passes.errors",
+    "SplitProgram": ".program",
     "Error": ".passes.errors",
     "GradcheckError": ".passes.errors",
     "InputError": ".passes.errors",
@@ -47,10 +52,21 @@ _HOMES = {
     "Port": ".compiler.signature",
     "Signature": ".compiler.signature",
     "Session": ".runtime.session",
+    "Pullback": ".runtime.pullback",
     "SGD": ".runtime.optimizer",
     "Adam": ".runtime.optimizer",
     "AdamW": ".runtime.optimizer",
     "Trainer": ".runtime.trainer",
+    "ggnvp": ".compiler.transforms",
+    "hessian": ".compiler.transforms",
+    "hvp": ".compiler.transforms",
+    "jacobian": ".compiler.transforms",
+    "jvp": ".compiler.transforms",
+    "mark": ".compiler.transforms",
+    "value_and_grad": ".compiler.transforms",
+    "vjp": ".compiler.transforms",
+    "Tuner": ".runtime.tuning",
+    "TuningCache": ".runtime.tuning_cache",
 }
 
 __all__ = [
@@ -67,19 +83,31 @@ __all__ = [
     "Loss",
     "Port",
     "Program",
+    "Pullback",
     "Registry",
     "Session",
     "Signature",
+    "SplitProgram",
     "StepReport",
     "Trainer",
+    "Tuner",
+    "TuningCache",
     "UnsupportedError",
     "compile",
+    "ggnvp",
     "gradcheck",
     "gradgradcheck",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
     "load",
     "losses",
+    "mark",
     "metrics",
     "schedules",
+    "value_and_grad",
+    "vjp",
 ]
 _MODULES = ("losses", "metrics", "schedules")
 

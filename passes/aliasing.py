@@ -54,6 +54,10 @@ def _reads_as_it_writes(writer: ir.Node, source: ir.Value, derived: Set[ir.Value
     if writer.op_type == "Gemm" and writer.domain in _STANDARD:
         if positions != [2]:
             return False
+    elif writer.op_type == "ScatterElements" and writer.domain in _STANDARD:
+        # A copy of its first input, unless that is the same memory, to which the updates go then.
+        if positions != [0]:
+            return False
     elif not _computes(writer):
         return False
     read = [value for index in positions if (value := writer.inputs[index]) is not None]

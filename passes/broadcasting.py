@@ -22,8 +22,22 @@ def unbroadcast(cotangent: Tensor, primal: Tensor) -> Tensor:
         return _sum_where_sizes_differ(cotangent, primal)
     axes = [axis + leading for axis, (source, target) in enumerate(pairs) if target == 1 and source != 1]
     if not axes:
-        return cotangent.sum(range(leading))
+        return sum_leading(cotangent, leading)
     return cotangent.sum([*range(leading), *axes], keepdims=True).squeeze(range(leading))
+
+
+def sum_leading(x: Tensor, count: int) -> Tensor:
+    """*x* summed over its first *count* axes, where it is of floats as the product of ones with a matrix.
+
+    ONNX Runtime's kernels of products take an eighth to a half of the time that its ReduceSum takes.
+    """
+    if not 0 < count < x.rank or not x.dtype.is_floating_point():
+        return x.sum(range(count))
+    if all(dim == 1 for dim in x.shape[:count]):
+        return x.squeeze(range(count))
+    rows = x if x.rank == 2 else x.op.Flatten(x, axis=count)
+    total = x.op.Expand(x.op.constant(1, x.dtype), rows.sizes([0])) @ rows
+    return total if x.rank == count + 1 else total.reshape(x.sizes(range(count, x.rank)))
 
 
 def _sum_where_sizes_differ(cotangent: Tensor, primal: Tensor) -> Tensor:

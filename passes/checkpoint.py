@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from .errors import InputError
+from .flops import count_flops
 from .forward_part import ForwardPart
 from .peak_memory import totals_in_bytes
 from .schedule import Schedule
@@ -27,7 +27,7 @@ class Checkpoint(ir.passes.InPlacePass):
     Args:
         forward: the names of the values of the forward part.
         at: names and glob patterns of values to cut behind, the number of cuts, or "auto", which takes the number with
-            the least estimated peak.
+            the least estimated peak; where fresh gradients make up the peak, the least without graph outputs.
         budget: in bytes; the least is repeated with which the estimated peak is no more.
         sizes: of symbolic dims by name, for the estimates; others count as `NOMINAL_SIZE`.
 
@@ -55,7 +55,7 @@ class Checkpoint(ir.passes.InPlacePass):
             cuts = self._within(model, part, self._budget)
         elif self._at == "auto":
             choices = [(), *(_narrow_cuts(part, count) for count in COUNTS)]
-            cuts = min(dict.fromkeys(choices), key=lambda each: self._repeated(model, each)[0])
+            cuts = min(dict.fromkeys(choices), key=lambda each: self._peaks(model, each))
         elif isinstance(self._at, int):
             cuts = _narrow_cuts(part, self._at)
         else:
@@ -64,7 +64,7 @@ class Checkpoint(ir.passes.InPlacePass):
 
     def _within(self, model: ir.Model, part: ForwardPart, budget: int) -> tuple[int, ...]:
         """The cuts with which the least is repeated within *budget*; the first segments are, the others are kept."""
-        choices: dict[tuple[int, ...], tuple[int, float]] = {(): self._repeated(model, ())}
+        choices: dict[tuple[int, ...], tuple[int, int]] = {(): self._repeated(model, ())}
         for count in () if choices[()][0] <= budget else COUNTS:
             cuts = _narrow_cuts(part, count)
             fewest, most = 1, len(cuts)
@@ -82,12 +82,25 @@ class Checkpoint(ir.passes.InPlacePass):
             )
         return min(fitting, key=lambda cuts: choices[cuts][1])
 
-    def _repeated(self, model: ir.Model, cuts: Sequence[int]) -> tuple[int, float]:
-        """The estimated peak with *cuts*, and the work that is repeated."""
+    def _repeated(self, model: ir.Model, cuts: Sequence[int]) -> tuple[int, int]:
+        """The estimated peak with *cuts*, and the arithmetic that is repeated."""
+        graph, copies = self._trial(model, cuts)
+        return max(totals_in_bytes(graph, self._sizes), default=0), count_flops(copies, self._sizes).total
+
+    def _peaks(self, model: ir.Model, cuts: Sequence[int]) -> tuple[int, int]:
+        """The estimated peak with *cuts*, and that without graph outputs, which gradient buffers may take in."""
+        graph, _ = self._trial(model, cuts)
+        all_values, inner = (
+            max(totals_in_bytes(graph, self._sizes, outputs=each), default=0) for each in (True, False)
+        )
+        return all_values, inner
+
+    def _trial(self, model: ir.Model, cuts: Sequence[int]) -> tuple[ir.Graph, list[ir.Node]]:
+        """The graph with *cuts*, scheduled, and the nodes that are repeated in it."""
         trial = model.clone()
         copies = ForwardPart(trial.graph, self._forward, self._sizes).repeat(cuts)
         Schedule(self._sizes).call(trial)
-        return max(totals_in_bytes(trial.graph, self._sizes), default=0), sum(map(_work, copies))
+        return trial.graph, copies
 
 
 def _narrow_cuts(part: ForwardPart, count: int) -> tuple[int, ...]:
@@ -117,14 +130,3 @@ def _cuts_behind(part: ForwardPart, patterns: Sequence[str]) -> tuple[int, ...]:
             )
         cuts.update(found)
     return tuple(sorted(cuts))
-
-
-def _work(node: ir.Node) -> float:
-    """About how many operations *node* takes: matrix products and convolutions by their inner dimension."""
-    elements = math.prod(d if isinstance(d, int) else 1 for v in node.outputs[:1] for d in v.shape or ())
-    if node.op_type not in ("Gemm", "MatMul", "Conv", "ConvTranspose"):
-        return float(elements)
-    weight = node.inputs[1]
-    inner = math.prod(d if isinstance(d, int) else 1 for d in (weight.shape or ())) if weight is not None else 1
-    columns = node.outputs[0].shape[-1 if node.op_type in ("Gemm", "MatMul") else 1] if node.outputs[0].shape else 1
-    return 2.0 * elements * inner / (columns if isinstance(columns, int) and columns else 1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial, reduce
 
+import onnx
 import onnx_ir as ir
 
 from .activity import Activity, find_activity, is_float, where_the_path_breaks
 from .blockers import refuse_blockers
 from .broadcasting import unbroadcast
-from .errors import UnsupportedError
+from .errors import UnsupportedError, describe
 from .guards import needs_guard, zero_where_not_picked
 from .registry import Cotangent, Primal, Registry, Rule
 from .sequences import add, is_sequence
@@ -123,7 +125,9 @@ class _ReverseWalk:
         ]
         n = Primal(node, self.tape, wanted, self.rules)
         guarded = needs_guard(node, self.rules)
-        for index, cotangent in enumerate(_as_sequence(rule.function(n, *cotangents))):
+        given = _as_sequence(rule.function(n, *cotangents))
+        _check_count(node, given, wanted)
+        for index, cotangent in enumerate(given):
             if index >= len(wanted) or not wanted[index] or cotangent is None:
                 continue
             value = reads[index]
@@ -134,6 +138,7 @@ class _ReverseWalk:
             if contribution is not None:
                 if guarded and cotangents[0] is not None and not empty:
                     contribution = zero_where_not_picked(contribution, cotangents[0])
+                _check_contribution(node, index, contribution, primal, rule)
                 self.contribute(primal.value, project(contribution, primal, broadcasts=rule.broadcasts))
 
     def contribute(self, value: ir.Value, cotangent: Tensor) -> None:
@@ -143,10 +148,9 @@ class _ReverseWalk:
         """The cotangent of *value*: its contributions summed, once."""
         terms = self.contributions.get(value, [])
         if len(terms) > 1:
-            if is_sequence(terms[0]):
-                total = reduce(partial(add, self.tape), terms)
-            else:
-                total = terms[0] + terms[1] if len(terms) == 2 else self.tape.Sum(*terms)
+            # A chain of Add, not a Sum: the runtime's kernel of that takes twice as long, and needs all terms at once.
+            plus = partial(add, self.tape) if is_sequence(terms[0]) else operator.add
+            total = reduce(plus, terms)
             self.contributions[value] = terms = [total]
         return terms[0] if terms else None
 
@@ -164,6 +168,41 @@ def project(cotangent: Tensor, primal: Tensor, *, broadcasts: bool) -> Tensor:
             own if isinstance(own, int) else target for own, target in zip(inferred, primal.value.shape, strict=True)
         )
     return cotangent
+
+
+def _check_count(node: ir.Node, given: Sequence[Cotangent], wanted: Sequence[bool]) -> None:
+    """Raise UnsupportedError when a rule has not one cotangent for each input, which would make some zero."""
+    standard = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
+    most = onnx.defs.get_schema(node.op_type).max_input if standard else len(node.inputs)
+    most = max(most, len(wanted))
+    if len(given) > most or any(wanted[len(given) :]):
+        raise UnsupportedError(
+            f"The rule of {describe(node)} gave {len(given)} cotangents, for {len(node.inputs)} inputs; a rule returns "
+            "one for each input, None where it is zero"
+        )
+
+
+def _check_contribution(node: ir.Node, index: int, contribution: Tensor, primal: Tensor, rule: Rule) -> None:
+    """Raise UnsupportedError when a rule's cotangent cannot be one of its input."""
+    if is_sequence(primal) or is_sequence(contribution):
+        return
+    found, wanted, dtype = contribution.value.shape, primal.value.shape, contribution.value.dtype
+    problem = None
+    if dtype is not None and not dtype.is_floating_point():
+        problem = f"a cotangent of {dtype}; it is a float tensor"
+    elif not rule.broadcasts and found is not None and wanted is not None and not _may_be_equal(found, wanted):
+        problem = f"a cotangent of shape {found}; it has the shape of the input"
+    if problem is not None:
+        raise UnsupportedError(
+            f"The rule of {describe(node)} gave for input {index}, {primal.value.dtype}{wanted}, {problem}"
+        )
+
+
+def _may_be_equal(a: ir.Shape, b: ir.Shape) -> bool:
+    """Whether the shapes have one rank and no two known sizes that differ."""
+    return len(a) == len(b) and all(
+        x == y or not (isinstance(x, int) and isinstance(y, int)) for x, y in zip(a, b, strict=True)
+    )
 
 
 def _is_empty(tensor: Tensor) -> bool:

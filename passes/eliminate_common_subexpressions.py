@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable
 import numpy as np
 import onnx_ir as ir
 
+from .gradient_marks import is_marked
 from .subgraphs import all_graphs
 from .substitution import can_take_name, remove_if_unused, substitute
 
@@ -31,7 +32,8 @@ class EliminateCommonSubexpressions(ir.passes.InPlacePass):
 
     Guarantees: names of graph outputs stay (two equal ones: one becomes an Identity of the other). Never merged
     are random nodes (Dropout in training mode among them), nodes with subgraphs, nodes of other domains than
-    ONNX's own, which may have a state, and nodes marked as recomputation.
+    ONNX's own, which may have a state, and nodes
+    marked as recomputation or for how gradients flow through them.
     """
 
     def __init__(self, protected: Collection[str] = ()) -> None:
@@ -99,7 +101,9 @@ def is_random(node: ir.Node) -> bool:
 
 def _expression(node: ir.Node) -> Hashable | None:
     """What *node* computes, equal for nodes that compute the same; None if it is never merged."""
-    if node.domain not in ("", "ai.onnx.ml") or is_random(node) or RECOMPUTE in node.metadata_props:
+    if node.domain not in ("", "ai.onnx.ml") or is_random(node):
+        return None
+    if RECOMPUTE in node.metadata_props or is_marked(node):
         return None
     attributes = []
     for name, attribute in sorted(node.attributes.items()):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from .gradient_marks import is_marked
 from .rewriting import RewritePass, Rewriter, RewriteRule, have_same_shape, int_attribute
 
 
@@ -27,8 +28,8 @@ class EliminateIdentities(RewritePass):
         return IDENTITIES
 
 
-def always(_: Rewriter, node: ir.Node) -> ir.Value | None:
-    return node.inputs[0]
+def unless_marked(_: Rewriter, node: ir.Node) -> ir.Value | None:
+    return None if is_marked(node) else node.inputs[0]
 
 
 def to_same_type(_: Rewriter, node: ir.Node) -> ir.Value | None:
@@ -116,7 +117,7 @@ IDENTITIES: dict[str, RewriteRule] = {
     "Dropout": dropout,
     "Expand": to_same_shape,
     "Flatten": to_same_shape,
-    "Identity": always,
+    "Identity": unless_marked,
     "Max": of_one_input,
     "Mean": of_one_input,
     "Min": of_one_input,

@@ -10,11 +10,11 @@ from .subgraphs import all_graphs
 
 
 class FreshNames:
-    """Gives names that no value and no node of *graph* and its subgraphs bears, and none that was given before."""
+    """Gives names that no value and no node of *graphs* and their subgraphs bears, and none that was given before."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self._counts = {value.name or "": 0 for value in values_in(graph)}
-        self._counts.update({node.name or "": 0 for each in all_graphs(graph) for node in each})
+    def __init__(self, *graphs: ir.Graph) -> None:
+        self._counts = {value.name or "": 0 for graph in graphs for value in values_in(graph)}
+        self._counts.update({node.name or "": 0 for graph in graphs for each in all_graphs(graph) for node in each})
 
     def fresh(self, stem: str) -> str:
         """*stem* if it is free, or else *stem* with a number."""

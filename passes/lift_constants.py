@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .errors import InvalidModelError, describe
+from .gradient_marks import is_marked
 from .subgraphs import all_graphs
 from .substitution import substitute
 
@@ -111,7 +112,7 @@ def _unalias(node: ir.Node) -> bool:
     if node.op_type != "Identity" or node.domain != "" or node.outputs[0].is_graph_output():
         return False
     source = node.inputs[0]
-    if source is None or not source.is_initializer():
+    if source is None or not source.is_initializer() or is_marked(node):
         return False
     substitute(node.outputs[0], source)
     return True

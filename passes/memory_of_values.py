@@ -23,7 +23,7 @@ def size_in_bytes(value: ir.Value, sizes: Mapping[str, int] | None = None) -> fl
     """
     if value.shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
         return math.inf
-    return math.prod(_size(dim, sizes or {}) for dim in value.shape) * value.dtype.itemsize
+    return math.prod(size_of_dim(dim, sizes or {}) for dim in value.shape) * value.dtype.itemsize
 
 
 def memory_of(value: ir.Value) -> ir.Value:
@@ -35,7 +35,8 @@ def memory_of(value: ir.Value) -> ir.Value:
     return value
 
 
-def _size(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int:
+def size_of_dim(dim: int | ir.SymbolicDim, sizes: Mapping[str, int]) -> int:
+    """The size of *dim*, as in `size_in_bytes`."""
     if isinstance(dim, int):
         return dim
     if dim.value is None:

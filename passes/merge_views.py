@@ -6,7 +6,17 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from .rewriting import RewritePass, Rewriter, RewriteRule, have_same_shape, int_attribute, produced_by, static_shape
+from .rewriting import (
+    RewritePass,
+    Rewriter,
+    RewriteRule,
+    first_of,
+    have_same_shape,
+    int_attribute,
+    produced_by,
+    read_once,
+    static_shape,
+)
 
 _RESHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that keep the elements and their order."""
@@ -32,6 +42,8 @@ _HOLDS = {
 class MergeViews(RewritePass):
     """Merge Transpose with Transpose, Reshape, Squeeze, Unsqueeze, Flatten with one another, Expand with Expand,
     and Cast with a Cast that lost nothing.
+
+    A graph output is no view, but a copy. So where it only merges the rows of a product, the rows are merged before.
 
     Requires: shapes are inferred; the opset is the canonical one.
     Guarantees: values do not change. Names of graph outputs stay.
@@ -62,6 +74,23 @@ def reshapes(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
     if node.op_type == "Reshape" and int_attribute(node, "allowzero", 0):
         return rewriter.emit("Reshape", source, node.inputs[1], allowzero=1)
     return None
+
+
+def rows_of_a_product(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    product, output = produced_by(node.inputs[0], "MatMul"), node.outputs[0]
+    if product is None or not output.is_graph_output() or not read_once(product.outputs[0]):
+        return None
+    if product.outputs[0].name in rewriter.protected:
+        return None
+    left, right = product.inputs
+    if left is None or right is None or left.shape is None or right.shape is None or output.shape is None:
+        return None
+    if len(left.shape) < 3 or len(right.shape) != 2 or len(output.shape) != 2 or right.shape[1] != output.shape[1]:
+        return None
+    inner, outer = left.shape[-1], output.shape[1]
+    if not isinstance(inner, int) or not isinstance(outer, int) or 0 in (inner, outer):
+        return None
+    return rewriter.emit("MatMul", rewriter.emit("Reshape", left, rewriter.ints([-1, inner])), right)
 
 
 def expands(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
@@ -98,7 +127,7 @@ MERGES: dict[str, RewriteRule] = {
     "Cast": casts,
     "Expand": expands,
     "Flatten": reshapes,
-    "Reshape": reshapes,
+    "Reshape": first_of(reshapes, rows_of_a_product),
     "Squeeze": reshapes,
     "Transpose": transposes,
     "Unsqueeze": reshapes,

@@ -69,17 +69,24 @@ def estimate_peak(
 
 
 def totals_in_bytes(
-    graph: ir.Graph, sizes: Mapping[str, int] | None = None, order: Sequence[ir.Node] | None = None
+    graph: ir.Graph,
+    sizes: Mapping[str, int] | None = None,
+    order: Sequence[ir.Node] | None = None,
+    *,
+    outputs: bool = True,
 ) -> list[int]:
-    """What lives while each node of *order* is executed; see `estimate_peak`."""
+    """What lives while each node of *order* is executed, with or without graph *outputs*; see `estimate_peak`."""
     order = execution_order(graph) if order is None else order
-    lifetimes = _Lifetimes(graph, order, sizes or {})
+    lifetimes = _Lifetimes(graph, order, sizes or {}, outputs=outputs)
     return [lifetimes.execute(node) for node in order]
 
 
 class _Lifetimes:
-    def __init__(self, graph: ir.Graph, order: Iterable[ir.Node], sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self, graph: ir.Graph, order: Iterable[ir.Node], sizes: Mapping[str, int], *, outputs: bool = True
+    ) -> None:
         self.sizes = sizes
+        self.counts_outputs = outputs
         self.outputs = frozenset(graph.outputs)
         self.reads = Counter(value for node in order for value in _read(node))
         self.memory: dict[ir.Value, ir.Value] = {}
@@ -129,6 +136,8 @@ class _Lifetimes:
         return owner
 
     def bytes(self, value: ir.Value) -> int:
+        if value in self.outputs and not self.counts_outputs:
+            return 0
         size = size_in_bytes(value, self.sizes)
         return 0 if math.isinf(size) else int(size)
 

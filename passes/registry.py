@@ -15,6 +15,8 @@ from typing import Any
 import onnx_ir as ir
 
 from .errors import UnsupportedError, describe
+from .forms import Alternatives, ChooseForm, expected_form
+from .gradient_marks import GRADIENT_SCALE, STOP_GRADIENT, is_marked
 from .subgraphs import captured_values
 from .tape import Tape, Tensor
 
@@ -90,6 +92,10 @@ class Primal:
         value.type, value.shape = ir.TensorType(dtype), shape
         return self.op.tensor(value)
 
+    def fastest(self, alternatives: Alternatives) -> Tensor:
+        """The cotangent of *alternatives* in the form that the registry in use chooses."""
+        return alternatives.emit(self.rules.choose(alternatives))
+
     def refuse(self, why: str) -> UnsupportedError:
         """The error to raise when this node uses a form that the rule does not cover."""
         return UnsupportedError(f"{describe(self.node)} cannot be differentiated: {why}")
@@ -137,8 +143,20 @@ class NonDifferentiable:
 Entry = Rule | Zero | NonDifferentiable
 
 
+def _of_mark(node: ir.Node) -> Entry:
+    if STOP_GRADIENT in node.metadata_props:
+        return Zero("it is marked to stop the gradient")
+    if GRADIENT_SCALE in node.metadata_props:
+        factor = float(node.metadata_props[GRADIENT_SCALE])
+        return Rule(lambda n, dy: lambda: dy * factor, None, broadcasts=False)
+    return Rule(lambda n, dy: lambda: dy, (0,), broadcasts=False)
+
+
 class Registry:
     """Operators and what is known of their derivatives. A later entry replaces an earlier one of the same name.
+
+    Attributes:
+        choose: which form to take where a rule offers several; that of the last of *parents* if not given.
 
     Example:
         >>> rules = Registry(BUILTIN_RULES)
@@ -148,7 +166,8 @@ class Registry:
         ...     return lambda: dy * 3.0 * x * x
     """
 
-    def __init__(self, *parents: Registry) -> None:
+    def __init__(self, *parents: Registry, choose: ChooseForm | None = None) -> None:
+        self.choose: ChooseForm = choose or (parents[-1].choose if parents else expected_form)
         self._entries: dict[tuple[str, str], Entry] = {}
         for parent in parents:
             self._entries.update(parent._entries)
@@ -183,7 +202,9 @@ class Registry:
             self._entries[domain, op_type] = NonDifferentiable(reason)
 
     def get(self, node: ir.Node) -> Entry | None:
-        """The entry for the operator of *node*, None if it is unknown."""
+        """The entry for the operator of *node*, or for the mark that it bears; None if it is unknown."""
+        if is_marked(node):
+            return _of_mark(node)
         return self._entries.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
 
     def __iter__(self) -> Iterator[tuple[str, str, Entry]]:

@@ -128,6 +128,15 @@ class Rewriter:
 RewriteRule = Callable[[Rewriter, ir.Node], ir.Value | None]
 
 
+def first_of(*rules: RewriteRule) -> RewriteRule:
+    """The first of *rules* that fits."""
+
+    def rule(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+        return next((value for rule in rules if (value := rule(rewriter, node)) is not None), None)
+
+    return rule
+
+
 class RewritePass(ir.passes.InPlacePass):
     """A pass that applies one table of rules until none fits any more.
 

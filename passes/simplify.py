@@ -7,27 +7,28 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from .eliminate_identities import EliminateIdentities
+from .fold_factors import FoldFactors
 from .fold_transposes import FoldTransposes
 from .merge_views import MergeViews
 from .simplify_algebra import SimplifyAlgebra
 
 
 class Simplify(ir.passes.InPlacePass):
-    """Run EliminateIdentities, MergeViews, SimplifyAlgebra and FoldTransposes in turn until the graph is simple.
+    """Run its five passes (see `__init__`) in turn until the graph is simple.
 
     Args:
         protected: names of values that must stay, and of parameters, which are no constants.
 
     Requires: shapes are inferred; the opset is the canonical one.
-    Guarantees: those of its four passes.
+    Guarantees: those of the passes.
     """
 
     def __init__(self, protected: Collection[str] = ()) -> None:
-        kinds = (EliminateIdentities, MergeViews, SimplifyAlgebra, FoldTransposes)
-        self._passes: list[ir.passes.InPlacePass] = [kind(protected) for kind in kinds]
+        kinds = (EliminateIdentities, MergeViews, SimplifyAlgebra, FoldTransposes, FoldFactors)
+        self.passes: list[ir.passes.InPlacePass] = [kind(protected) for kind in kinds]
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        while any(step.call(model).modified for step in self._passes):
+        while any(step.call(model).modified for step in self.passes):
             modified = True
         return ir.passes.PassResult(model, modified)

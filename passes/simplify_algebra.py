@@ -9,7 +9,17 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from .rewriting import RewritePass, Rewriter, RewriteRule, have_same_shape, produced_by, read_once, static_shape
+from .rewriting import (
+    RewritePass,
+    Rewriter,
+    RewriteRule,
+    first_of,
+    have_same_shape,
+    produced_by,
+    read_once,
+    static_shape,
+)
+from .scattered_sums import is_sum_onto_zeros
 
 _BROADCASTING = (
     "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Sum Where Xor".split()
@@ -24,7 +34,8 @@ class SimplifyAlgebra(RewritePass):
     - Two constant factors become one: `(x * c) * d = x * (cd)`.
     - A broadcasting operator reads a value as it was before an Expand, if the result has its shape without it.
     - The sum over axes along which a value was only repeated is a product: `sum(expand(x)) = n * x`.
-    - A choice between two equal numbers is that number.
+    - A choice between two equal numbers is that number; `where(not c, a, b) = where(c, b, a)`.
+    - What is added up at positions of zeros, and then to another tensor, is added up in that one at once.
 
     Nothing else is reassociated, and `x * 0` stays: it is not a number where x is none.
 
@@ -156,25 +167,34 @@ def choice_between_equals(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
     return rewriter.emit("Expand", yes, rewriter.ints(sizes)) if same and sizes is not None else None
 
 
-def first_of(*rules: RewriteRule) -> RewriteRule:
-    """The first of *rules* that fits."""
+def sum_with_scattered(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    left, right = node.inputs
+    for value, other in ((left, right), (right, left)):
+        scatter = produced_by(value, "ScatterElements")
+        if scatter is None or not read_once(scatter.outputs[0]) or scatter.outputs[0].name in rewriter.protected:
+            continue
+        if is_sum_onto_zeros(scatter) and have_same_shape(value, other):
+            attributes = {name: attribute.value for name, attribute in scatter.attributes.items()}
+            return rewriter.emit("ScatterElements", other, *scatter.inputs[1:], **attributes)
+    return None
 
-    def rule(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
-        return next((value for rule in rules if (value := rule(rewriter, node)) is not None), None)
 
-    return rule
+def choice_by_negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    condition, yes, no = node.inputs
+    negation = produced_by(condition, "Not")
+    return None if negation is None else rewriter.emit("Where", negation.inputs[0], no, yes)
 
 
 def _rules() -> dict[str, RewriteRule]:
     rules: dict[str, tuple[RewriteRule, ...]] = {
-        "Add": (sum_of_negation,),
+        "Add": (sum_of_negation, sum_with_scattered),
         "Div": (product_of_negations,),
         "Mul": (product_of_negations, product_with_two_constants),
         "Neg": (negation,),
         "ReduceMean": (reduction_of_expand,),
         "ReduceSum": (reduction_of_expand,),
         "Sub": (difference_of_negation,),
-        "Where": (choice_between_equals,),
+        "Where": (choice_between_equals, choice_by_negation),
     }
     for op_type in _BROADCASTING:
         rules[op_type] = (*rules.get(op_type, ()), without_expand)

@@ -10,6 +10,9 @@ import onnx_ir as ir
 
 from .substitution import subgraphs_of
 
+KEEPS_NOTHING = "onnxgrad.keeps_nothing"
+"""Metadata key of a Scan without states whose backward part runs the body again, rather than to keep its values."""
+
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 

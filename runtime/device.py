@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
@@ -58,14 +60,31 @@ def device_of(providers: Sequence[Provider]) -> Device:
 
 def count_cuda_devices() -> int:
     """How many GPUs the CUDA driver sees; 0 without a driver. (onnxruntime-gpu is also installed without one.)"""
+    driver = _cuda_driver()
+    count = ctypes.c_int(0)
+    return count.value if driver is not None and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def describe_device(device: Device) -> str:
+    """The model of the processor or GPU, as far as the system tells it."""
+    if device.kind == "cuda":
+        driver, handle, name = _cuda_driver(), ctypes.c_int(0), ctypes.create_string_buffer(256)
+        if driver is not None and driver.cuDeviceGet(ctypes.byref(handle), device.index) == 0:
+            driver.cuDeviceGetName(name, len(name), handle)
+        return name.value.decode() or device.kind
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _cuda_driver() -> Any:
+    """NVIDIA's driver library, initialized; None without one."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-            return 0
+        return driver if driver.cuInit(0) == 0 else None
     except OSError:
-        return 0
-    return count.value
+        return None
 
 
 def _name(provider: Provider) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,10 @@ from ..compiler.signature import Port, Signature
 from ..passes.errors import Error, InputError
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
+from .slots import Slots, check_fixed
 
+_SMALL = 65_536
+"""Bytes up to which NumPy's memory serves as an OrtValue's. More comes from the runtime, which keeps pages mapped."""
 _UNDOING = ["CommonSubexpressionElimination"]
 """The runtime's optimizers that would undo the choice of residuals; the compiler has merged what is worth merging."""
 _ELEMENT_TYPES = {"bfloat16": int(ir.DataType.BFLOAT16)}
@@ -39,6 +44,16 @@ class _Binding:
     grads: Buffers | None
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """An array that is still to be allocated, and its element type in ONNX's numbers."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    element: int
+    nbytes: int
+
+
 class Executor:
     """Runs one graph of a program. Several threads may run it at once; each has a binding of its own.
 
@@ -46,6 +61,7 @@ class Executor:
         signature: of the joint graph that the graph belongs to.
         fed: the inputs and labels that this graph takes, by name.
         seeds: the cotangents that it takes, by the names of the outputs.
+        unit_seeds: ones for each of them whose shape is known, and a one for each other; not to be written to.
     """
 
     def __init__(
@@ -56,19 +72,35 @@ class Executor:
         providers: Sequence[Provider],
         options: ort.SessionOptions | None,
         device: Device,
+        fixed_addresses: bool = False,
     ) -> None:
+        """Load *model*.
+
+        Args:
+            fixed_addresses: copy inputs and outputs to and from memory that stays where it is; one run at a time.
+
+        Raises InputError where that is wanted and a shape is symbolic.
+        """
         self.signature = signature
         self._device = device
         self._session = create_session(model, providers, options)
         names = {value.name for value in model.graph.inputs}
         self._ports = [port for port in signature.inputs if port.name in names]
-        self.fed = {port.name: port for port in self._ports if port.role in ("input", "label")}
+        self.fed = {port.name: port for port in self._ports if port.role in ("input", "label", "residual")}
         self.seeds = {str(port.of): port for port in self._ports if port.role == "grad_output"}
+        self.unit_seeds = {
+            name: np.ones(port.static_shape or (), np_dtype(port.dtype)) for name, port in self.seeds.items()
+        }
         self._integers = [port.name for port in self._ports if "int" in port.dtype]
         outputs = {value.name for value in model.graph.outputs}
         self._outputs = [port for port in signature.outputs if port.name in outputs]
         self._results = [port for port in self._outputs if not (port.role == "grad_buffer" and port.in_place)]
+        self._known = {port.name: memory for port in self._results if (memory := self._known_memory(port))}
         self._idle: list[_Binding] = []
+        self._slots = Slots(device) if fixed_addresses else None
+        self._turn = threading.Lock()
+        if fixed_addresses:
+            check_fixed((*self._ports, *self._outputs))
 
     def run(
         self,
@@ -83,6 +115,10 @@ class Executor:
         Returns:
             the outputs that are no buffers, by name: NumPy arrays, or OrtValues on the session's device.
         """
+        if self._slots is not None:
+            with self._turn:
+                arrays = self._run_in_slots(self._slots, feeds, parameters, grads)
+            return {name: self._on_device(array) if as_ortvalues else array for name, array in arrays.items()}
         binding = self._take_binding(frozenset(feeds), parameters, grads)
         bound = binding.bound
         for name, array in feeds.items():
@@ -90,13 +126,16 @@ class Executor:
                 bound.bind_ortvalue_input(name, array)
             else:
                 bound.bind_cpu_input(name, array)
-        known: dict[str, np.ndarray] = {}
+        known: dict[str, np.ndarray | ort.OrtValue] = {}
         allocated = []
         for port in self._results:
             on_device = as_ortvalues or port.role == "grad_buffer"
-            memory = None if on_device else self._bind_known(bound, port)
-            if memory is not None:
-                known[port.name] = memory
+            memory = self._known.get(port.name)
+            if memory is not None and port.role != "grad_buffer" and (memory.nbytes <= _SMALL or not on_device):
+                array = np.empty(memory.shape, memory.dtype)
+                value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, memory.element)
+                bound.bind_ortvalue_output(port.name, value)
+                known[port.name] = value if as_ortvalues else array
             else:
                 self._bind_to_device(bound, port, on_device=on_device)
                 allocated.append(port)
@@ -117,6 +156,29 @@ class Executor:
             self._bind_to_device(bound, port, on_device=True)  # lets go of what the runtime has allocated
         self._idle.append(binding)
         return results
+
+    def _run_in_slots(
+        self, slots: Slots, feeds: Mapping[str, np.ndarray | ort.OrtValue], parameters: Buffers, grads: Buffers | None
+    ) -> dict[str, np.ndarray]:
+        binding = self._take_binding(frozenset(feeds), parameters, grads)
+        for name, array in feeds.items():
+            slots.bind_input(binding.bound, name, array)
+        for port in self._results:
+            slots.bind_output(binding.bound, port)
+        run_bound(self._session, binding.bound, self._integers)
+        self._idle.append(binding)
+        results = {}
+        for port in self._results:
+            value = slots.copy_of(port.name)
+            if port.role == "grad_buffer":
+                assert grads is not None
+                grads[str(port.of)] = value
+            else:
+                results[port.name] = value
+        return results
+
+    def _on_device(self, array: np.ndarray) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.index)
 
     def _take_binding(self, fed: frozenset[str], parameters: Buffers, grads: Buffers | None) -> _Binding:
         """An idle binding of these buffers, or a new one."""
@@ -151,15 +213,14 @@ class Executor:
         element = element_type(port.dtype)
         bind(port.name, self._device.kind, self._device.index, element, shape, buffers.address(name))
 
-    def _bind_known(self, bound: ort.IOBinding, port: Port) -> np.ndarray | None:
-        """NumPy memory of known size, to which the runtime writes an output at once."""
+    def _known_memory(self, port: Port) -> _Memory | None:
+        """What NumPy is to allocate for an output, so that the runtime writes there at once; None if it cannot."""
         shape = port.static_shape
         dtype = np_dtype(port.dtype)
         if shape is None or self._device.kind != "cpu" or dtype.kind not in "fiub":
             return None
-        array = np.empty(shape, dtype)
-        bound.bind_output(port.name, "cpu", 0, dtype.type, shape, array.ctypes.data)
-        return array
+        nbytes = math.prod(shape) * dtype.itemsize
+        return _Memory(shape, dtype, ir.DataType.from_numpy(dtype).value, nbytes)
 
     def _bind_to_device(self, bound: ort.IOBinding, port: Port, *, on_device: bool) -> None:
         """Let the runtime allocate an output."""

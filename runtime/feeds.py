@@ -66,6 +66,8 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def _as_bindable(array: Array, name: str) -> np.ndarray | ort.OrtValue:
+    if isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype.isnative:
+        return array
     if isinstance(array, ort.OrtValue):
         return array
     if isinstance(array, np.ndarray | np.generic | int | float | bool | list | tuple):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +19,13 @@ from ..compiler.optimizers import BLOCK, AdamRule, SGDRule, UpdateRule, update_m
 from ..compiler.parameters import nearest
 from ..passes.errors import Error, InputError
 from .buffers import Buffers, np_dtype
+from .executor import session_options
 from .flat_graph import FlatGraph, Segment
 from .session import Session
 
 BLOCKED_FROM = 4 * BLOCK
-"""Elements from which an update on the CPU goes block by block; fewer stay in its cache anyway."""
+"""Elements from which an update on the CPU goes block by block, on as many threads as the session's options say, each
+with a share of the blocks to itself. Fewer elements stay in the cache anyway, and are not worth a thread."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,16 @@ class _Group:
     names: tuple[str, ...]
     lr: float
     weight_decay: float
+
+
+@dataclass(frozen=True)
+class _Update:
+    """What one step does to a range of the flat buffers of one dtype."""
+
+    graph: FlatGraph
+    dtype: str
+    span: range
+    scalars: Mapping[str, float]
 
 
 class Optimizer(ABC):
@@ -60,7 +74,10 @@ class Optimizer(ABC):
         self._layout = session.parameters.layout
         self._step = 0
         self._states = {name: Buffers(self._layout, session.device) for name in self._rule(decays=False).states}
-        self._graphs: dict[tuple[str, UpdateRule | None, bool], FlatGraph] = {}
+        self._graphs: dict[tuple[str, UpdateRule | None, bool, bool], FlatGraph] = {}
+        threads = (session.options.intra_op_num_threads if session.options else 0) or os.cpu_count() or 1
+        self._threads = threads if self._blocked else 1
+        self._others = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="onnxgrad-optimizer")
 
     @abstractmethod
     def _rule(self, *, decays: bool) -> UpdateRule: ...
@@ -105,15 +122,31 @@ class Optimizer(ABC):
             factor = clip_factor(norm, clip_norm)
         clipping = clip_coefficients(grad_scale=grad_scale, value=clip_value, factor=factor)
         self._step += 1
-        buffers = {"parameter": self._session.parameters, "gradient": self._session.grads, **self._states}
+        updates: list[_Update] = []
         for group, ranges in zip(self._groups, self._ranges, strict=True):
             rule = self._rule(decays=group.weight_decay != 0)
             scalars = rule.coefficients(self._step, group.lr * rate_factor, group.weight_decay) | clipping
             for dtype, span in ranges.items():
-                graph = self._graph(dtype, rule, clip_value=clip_value is not None)
-                shape = (len(span) // BLOCK, BLOCK) if self._blocked else (len(span),)
-                graph.run(Segment(dtype, span.start, shape), buffers, scalars)
+                scaled = clipping["grad_scale"] != 1.0
+                graph = self._graph(dtype, rule, clip_value=clip_value is not None, scaled=scaled)
+                updates.append(_Update(graph, dtype, span, scalars))
+        others = [self._others.submit(self._run_share, updates, share) for share in range(1, self._threads)]
+        self._run_share(updates, 0)
+        for other in others:
+            other.result()
         return norm
+
+    def _run_share(self, updates: Sequence[_Update], share: int) -> None:
+        """Run one thread's share of *updates*."""
+        for update in updates:
+            if not self._blocked:
+                update.graph.run(Segment(update.dtype, update.span.start, (1, len(update.span))), update.scalars)
+                continue
+            blocks = len(update.span) // BLOCK
+            first, end = (blocks * each // self._threads for each in (share, share + 1))
+            if first < end:
+                segment = Segment(update.dtype, update.span.start + first * BLOCK, (end - first, 1, BLOCK))
+                update.graph.run(segment, update.scalars)
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the states by parameter (`fc.weight/exp_avg`), and the number of steps made (`step`)."""
@@ -157,24 +190,29 @@ class Optimizer(ABC):
         total = 0.0
         for ranges in self._ranges:
             for dtype, span in ranges.items():
-                graph = self._graph(dtype, None, clip_value=clip_value is not None)
-                segment = Segment(dtype, span.start, (len(span) // ROW, ROW))
-                norms = graph.run(segment, {"gradient": self._session.grads}, bounds)["squared_norms"]
+                graph = self._graph(dtype, None, clip_value=clip_value is not None, scaled=False)
+                norms = graph.run(Segment(dtype, span.start, (len(span) // ROW, ROW)), bounds)["squared_norms"]
                 total += float(norms.sum(dtype=np.float64))
         return math.sqrt(total) * grad_scale
 
-    def _graph(self, dtype: str, rule: UpdateRule | None, *, clip_value: bool) -> FlatGraph:
+    def _graph(self, dtype: str, rule: UpdateRule | None, *, clip_value: bool, scaled: bool) -> FlatGraph:
         """The graph of the update by *rule*, or of the norm without one, built when it is first needed."""
-        key = (dtype, rule, clip_value)
+        key = (dtype, rule, clip_value, scaled)
         if key not in self._graphs:
             element = ir.DataType.from_numpy(np_dtype(dtype))
+            session = self._session
+            buffers, options = {"gradient": session.grads}, session.options
             if rule is None:
                 model = squared_norm_model(element, clip_value=clip_value)
             else:
-                model = update_model(rule, element, blocked=self._blocked, clip_value=clip_value)
-            session = self._session
+                gemm = session.device.kind == "cpu"
+                model = update_model(
+                    rule, element, blocked=self._blocked, gemm=gemm, clip_value=clip_value, scaled=scaled
+                )
+                buffers |= {"parameter": session.parameters, **self._states}
+                options = session_options(1) if self._blocked else options
             self._graphs[key] = FlatGraph(
-                model, providers=session.providers, options=session.options, device=session.device
+                model, buffers, providers=session.providers, options=options, device=session.device
             )
         return self._graphs[key]
 

@@ -10,23 +10,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 
 from ..compiler.program import Program
 from ..compiler.save import save_proto
-from ..compiler.signature import Port
+from ..compiler.signature import OutputRole, Port, Signature
+from ..compiler.split import SplitProgram
+from ..compiler.split import split as split_program
 from ..passes.errors import InputError
 from .anomaly import check_finite
-from .buffers import Buffers, Layout, np_dtype
+from .buffers import Buffers, Layout
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
 from .feeds import Array, check_feeds
+from .pullback import Pullback
+from .slots import capturing
 
 Result = Any
 """A NumPy array, or an OrtValue where `as_ortvalues=True`."""
 
-Part = Literal["forward", "loss", "grad", "accumulate"]
-"""What of a program runs: the forward part, without or with the loss, or all of it in one of the two modes."""
+Part = Literal["forward", "loss", "grad", "accumulate", "residuals", "pullback", "pullback_accumulate"]
+"""What of a program runs: the forward part, without or with the loss, or all of it in one of the two modes; or the
+forward part with the residuals, or the backward part of those, in one of the two modes."""
 
 
 class Session:
@@ -49,17 +55,31 @@ class Session:
         *,
         providers: Sequence[Provider] | None = None,
         options: ort.SessionOptions | None = None,
+        split: SplitProgram | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         """Place *program* on a device.
 
         Args:
             providers: in ONNX Runtime's own convention; CUDA where it is there, else the CPU, if None.
-            options: ONNX Runtime session options (threads, logging, profiling), used for every graph that runs.
+            options: ONNX Runtime session options (threads, logging, profiling), used for every graph that runs; of
+                those of an optimizer's large updates on the CPU only the number of threads.
+            split: the program as two models, for `vjp`; it is split when that is first needed, if None.
+            cuda_graph: let the CUDA provider capture each graph's kernels in its first run and replay them, which
+                spares the launches one by one. All shapes must be fixed, every node must have a CUDA kernel, and the
+                model no control flow (ONNX Runtime refuses it otherwise). Inputs are copied to fixed addresses, and
+                calls wait for each other; without a GPU that is all that it changes.
+
+        Raises InputError, when a graph first runs, if *cuda_graph* is set and a shape is symbolic.
         """
         self.program = program
         self.providers = resolve_providers(providers)
+        if cuda_graph:
+            self.providers = capturing(self.providers)
+        self._fixed_addresses = cuda_graph
         self.device = device_of(self.providers)
         self.options = options
+        self._split = split
         self._executors: dict[str, Executor] = {}
         self._build = threading.Lock()
         self._detects_anomalies = False
@@ -128,18 +148,35 @@ class Session:
         """
         executor = self.executor("accumulate")
         feeds = self._feeds(executor, inputs, grad_outputs)
-        unfit = [name for name in self._gradient_of if name not in self.grads]
-        if unfit:
-            raise InputError(
-                f"backward() accumulates into buffers of fixed size, but the gradient of {', '.join(unfit)} has a "
-                "symbolic shape; use grad(), or fix the dims with free_dims"
-            )
+        self._check_accumulable()
         with self._backward:
             results = executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
             if self._detects_anomalies:
                 sums = {port.name: self.grads[name] for name, port in self._gradient_of.items()}
                 self._check_finite("grad", feeds, results | sums)
         return results
+
+    def pull_back(
+        self, residuals: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None, *, accumulate: bool
+    ) -> dict[str, Result]:
+        """What a Pullback does: the gradients by the primals' names, or nothing if they are added to `grads`."""
+        executor = self.executor("pullback_accumulate" if accumulate else "pullback")
+        feeds = self._feeds(executor, residuals, grad_outputs)
+        if accumulate:
+            self._check_accumulable()
+            with self._backward:
+                executor.run(feeds, self.parameters, self.grads)
+            return {}
+        results = executor.run(feeds, self.parameters)
+        return {str(port.of): results[port.name] for port in executor.signature.outputs_of("gradient")}
+
+    def _check_accumulable(self) -> None:
+        unfit = [name for name in self._gradient_of if name not in self.grads]
+        if unfit:
+            raise InputError(
+                f"backward() accumulates into buffers of fixed size, but the gradient of {', '.join(unfit)} has a "
+                "symbolic shape; use grad(), or fix the dims with free_dims"
+            )
 
     @contextlib.contextmanager
     def detect_anomaly(self) -> Iterator[None]:
@@ -148,7 +185,8 @@ class Session:
         As `torch.autograd.detect_anomaly`, for finding faults, since a call at fault runs twice more, and every call
         looks at its results: outputs must have no NaN (they may have infinities, as a mask does), a loss and
         gradients neither. What happens inside the graph and reaches none of these is no anomaly. Gradients that
-        `backward` had accumulated before the fault are lost: call `zero_grad`. It holds for all threads.
+        `backward` had accumulated before the fault are lost: call `zero_grad`. It holds for all threads, not for
+        pullbacks (`vjp`).
 
         Raises AnomalyError, which names the node, its forward node and rule, and the statistics of what it read.
         """
@@ -157,6 +195,26 @@ class Session:
             yield
         finally:
             self._detects_anomalies = before
+
+    def vjp(
+        self, inputs: Mapping[str, Array], *, loss: bool = False, as_ortvalues: bool = False
+    ) -> tuple[dict[str, Result], Pullback]:
+        """The outputs by name, and the pullback, which turns their cotangents into gradients as often as it is called.
+
+        The forward part runs here, once; what the backward part needs of it is kept as long as the pullback is. See
+        `torch.func.vjp`; a loss may be outside of the graph.
+
+        Args:
+            loss: give the loss too, if the program has one.
+        """
+        executor = self.executor("residuals")
+        results = executor.run(self._feeds(executor, inputs, None), self.parameters, as_ortvalues=True)
+        known = {**inputs, **results}
+        roles: tuple[OutputRole, ...] = ("output", "loss") if loss else ("output",)
+        named = {port.name for port in executor.signature.outputs_of(*roles)}
+        outputs = {name: value for name, value in results.items() if name in named}
+        pullback = Pullback(self, {name: known[name] for name in self.executor("pullback").fed})
+        return outputs if as_ortvalues else {k: np.array(v.numpy()) for k, v in outputs.items()}, pullback
 
     def zero_grad(self) -> None:
         """Clear `grads`."""
@@ -205,14 +263,14 @@ class Session:
         """The runtime session of one part of the program, built when it is first asked for."""
         with self._build:
             if kind not in self._executors:
-                program = self.program
-                if kind == "forward" or kind == "loss":
-                    model = program.forward(loss=kind == "loss")
-                else:
-                    program = program.with_mode(kind)
-                    model = program.executable()
+                model, signature = self._part(kind)
                 self._executors[kind] = Executor(
-                    model, program.signature, providers=self.providers, options=self.options, device=self.device
+                    model,
+                    signature,
+                    providers=self.providers,
+                    options=self.options,
+                    device=self.device,
+                    fixed_addresses=self._fixed_addresses,
                 )
             return self._executors[kind]
 
@@ -220,6 +278,19 @@ class Session:
         if self._detects_anomalies:
             fed = {**feeds, **dict(self.parameters.items())}
             check_finite(self.program.with_mode("grad"), kind, fed, results, self.providers)
+
+    def _part(self, kind: Part) -> tuple[ir.Model, Signature]:
+        program = self.program
+        if kind in ("forward", "loss"):
+            return program.forward(loss=kind == "loss"), program.signature
+        if kind in ("grad", "accumulate"):
+            program = program.with_mode("grad" if kind == "grad" else "accumulate")
+        else:
+            if self._split is None:
+                self._split = split_program(program, "fast")
+            program = self._split.forward if kind == "residuals" else self._split.backward
+            program = program.with_mode("accumulate" if kind == "pullback_accumulate" else "grad")
+        return program.executable(), program.signature
 
     def _feeds(
         self, executor: Executor, inputs: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None
@@ -240,9 +311,9 @@ class Session:
         # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
         unread = self._fed - fed.keys()
         arrays: dict[str, Array] = {name: array for name, array in inputs.items() if name not in unread}
-        for name, port in seeds.items():
+        for name in seeds:
             if name not in given:
-                given[name] = np.ones(port.static_shape or (), np_dtype(port.dtype))
+                given[name] = executor.unit_seeds[name]
         ports: list[Port] = [*fed.values(), *seeds.values()]
         return check_feeds(ports, {**arrays, **{seeds[name].name: array for name, array in given.items()}})
 

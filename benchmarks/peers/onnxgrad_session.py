@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -18,8 +20,17 @@ class OnnxgradSession(Peer):
 
     packages = ("onnxgrad", "onnxruntime")
 
+    checkpoint: str | None = None
+
+    def compile(self) -> None:
+        """From the forward model's file to the joint graph's."""
+        self._program = onnxgrad.compile(
+            self.files.model, loss="cross_entropy", wrt=self.files.initializers(), checkpoint=self.checkpoint
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            self._program.save(Path(folder) / "model.train.onnx")
+
     def load(self) -> None:
-        self._program = onnxgrad.compile(self.files.model, loss="cross_entropy", wrt=self.files.initializers())
         self._session = self._program.session(providers=["CPUExecutionProvider"])
         self._inputs = {**self.files.inputs(), "labels": self.files.labels()}
         # Otherwise the first step would create the runtime's session, which belongs to the loaded state.

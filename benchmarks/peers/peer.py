@@ -28,16 +28,20 @@ class Peer(ABC):
         self.files = files
         self.threads = threads
 
+    def compile(self) -> None:  # noqa: B027
+        """Make of the workload what is loaded, where that is a step of its own."""
+
     @abstractmethod
     def load(self) -> None:
-        """Compile the workload and place it in memory, up to the first step."""
+        """Place it in memory, up to the first step; and compile it before, where that is no step of its own."""
 
     @abstractmethod
     def operations(self) -> Mapping[str, Callable[[], object]]:
         """What can be timed, by name.
 
         `forward`; `step`: loss and gradients; `train`: step and AdamW; `adamw` and `adamw-fused`: the update alone;
-        `gemm`: two square float32 matrices of `GEMM_SIZE` multiplied.
+        `gemm`: two square float32 matrices of `GEMM_SIZE` multiplied; `backward` and `bare`: `Session.backward`, and a
+        run of the same graph with nothing around it.
         """
 
     def gradients(self) -> Mapping[str, np.ndarray]:

@@ -30,12 +30,18 @@ class Worker:
         self._peer = peer
 
     def load(self) -> dict[str, Any]:
-        """Load, and make the first steps.
+        """Compile, load, and make the first steps.
 
         Returns:
-            `seconds` of both, `peak` bytes of three steps above the loaded state (None where the system does not
-            tell), `operations`, `versions`.
+            the seconds of each (`compile`, `load`, `first_step`); `compile_peak` and `peak`, bytes above what was there
+            before while compiling and in three steps (None where the system does not tell); `operations`, `versions`.
         """
+        gc.collect()
+        memory = PeakMemory()
+        start = perf_counter()
+        self._peer.compile()
+        compiled = perf_counter() - start
+        compile_peak = memory.above_start()
         start = perf_counter()
         self._peer.load()
         loaded = perf_counter() - start
@@ -52,8 +58,10 @@ class Worker:
             peak = memory.above_start()
         versions = {package: metadata.version(package) for package in self._peer.packages}
         return {
+            "compile": compiled,
             "load": loaded,
             "first_step": first,
+            "compile_peak": compile_peak,
             "peak": peak,
             "operations": list(self._operations),
             "versions": versions,

@@ -39,6 +39,11 @@ class Loss:
                 f"{type(self).__name__}: reduction is one of {', '.join(self.reductions)}, not {self.reduction!r}"
             )
 
+    @property
+    def keeps_prediction(self) -> bool:
+        """Whether the prediction stays an output of the program."""
+        return True
+
     def label_type(self, prediction: Tensor) -> tuple[ir.DataType, ir.Shape]:
         """The dtype and shape of the labels for *prediction*: its own, unless a subclass says otherwise."""
         return prediction.dtype, ir.Shape(_dims(prediction))

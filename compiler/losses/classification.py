@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ...passes.errors import InputError
 from ...passes.tape import Tape, Tensor
 from .base import Loss, without_axis
+from .chunked import find_score_product, losses_in_chunks
 
 
 @dataclass(frozen=True)
@@ -27,37 +28,74 @@ class CrossEntropy(Loss):
         ignore_index: labels of this value do not count.
         label_smoothing: the share of each label that is spread over all classes, 0 to 1.
         weight: a factor for each class.
+        chunk: compute the loss together with the model's last product, so many samples at a time: the scores of all
+            of them never exist, which saves most of the memory where there are many classes (a vocabulary), for the
+            time of one product more. The scores must be [N, C], straight from a MatMul or Gemm, and are then no
+            output of the program. 0: all at once.
     """
 
     ignore_index: int = -100
     label_smoothing: float = 0.0
     weight: Sequence[float] | None = None
+    chunk: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise InputError(f"CrossEntropy: label_smoothing is between 0 and 1, not {self.label_smoothing}")
+        if self.chunk < 0:
+            raise InputError(f"CrossEntropy: chunk is a number of samples, not {self.chunk}")
+
+    @property
+    def keeps_prediction(self) -> bool:
+        return not self.chunk
 
     def label_type(self, prediction: Tensor) -> tuple[ir.DataType, ir.Shape]:
         return ir.DataType.INT64, _without_classes(prediction)
 
     def attach(self, op: Tape, prediction: Tensor, label: Tensor) -> Tensor:
+        if self.chunk:
+            return self._chunked(op, prediction, label)
         scores, label, single = _batched(prediction, label)
-        label = _out_of_range_fails(op, scores, label, self.ignore_index)
-        if self.label_smoothing:
-            loss = self._smoothed(op, op.LogSoftmax(scores, axis=1), label)
-        else:
-            weight = _class_weights(op, scores, self.weight)
-            loss, _ = op.emit_many(
-                "SoftmaxCrossEntropyLoss",
-                scores,
-                label,
-                *([] if weight is None else [weight]),
-                outputs=2,
-                ignore_index=self.ignore_index,
-                reduction=self.reduction,
-            )
+        loss = self._of(scores, _out_of_range_fails(op, scores.sizes([1]), label, self.ignore_index))
         return loss.squeeze([0]) if single and self.reduction == "none" else loss
+
+    def _of(self, scores: Tensor, label: Tensor) -> Tensor:
+        op = scores.op
+        if self.label_smoothing:
+            return self._smoothed(op, op.LogSoftmax(scores, axis=1), label)
+        weight = _class_weights(op, scores, self.weight)
+        loss, _ = op.emit_many(
+            "SoftmaxCrossEntropyLoss",
+            scores,
+            label,
+            *([] if weight is None else [weight]),
+            outputs=2,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
+        return loss
+
+    def _chunked(self, op: Tape, prediction: Tensor, label: Tensor) -> Tensor:
+        product = find_score_product(prediction)
+        label = _out_of_range_fails(op, product.classes, label, self.ignore_index)
+        losses = losses_in_chunks(op, product, label, self.chunk, replace(self, reduction="none")._of)
+        if self.reduction == "none":
+            return losses
+        wide = losses.cast(ir.DataType.FLOAT) if losses.dtype.bitwidth < 32 else losses
+        total = wide.sum()
+        if self.reduction == "mean":
+            total = total / self._shares(op, prediction, label).cast(total.dtype).sum()
+        return total.cast(losses.dtype)
+
+    def _shares(self, op: Tape, prediction: Tensor, label: Tensor) -> Tensor:
+        """What each sample counts in the mean: its class's weight, 0 if it is ignored."""
+        counts, weight = op.Not(label.equals(self.ignore_index)), _class_weights(op, prediction, self.weight)
+        if weight is None:
+            return counts
+        zero = op.constant(0, weight.dtype)
+        known = op.Where(counts, label, op.constant(0, label.dtype))
+        return op.Where(counts, op.Gather(weight, known, axis=0), zero)
 
     def _smoothed(self, op: Tape, log_prob: Tensor, label: Tensor) -> Tensor:
         """(1 - s) of the loss of the label and s / C of the losses of all classes (arXiv:1512.00567, section 7)."""
@@ -97,7 +135,7 @@ class NLL(Loss):
 
     def attach(self, op: Tape, prediction: Tensor, label: Tensor) -> Tensor:
         scores, label, single = _batched(prediction, label)
-        label = _out_of_range_fails(op, scores, label, self.ignore_index)
+        label = _out_of_range_fails(op, scores.sizes([1]), label, self.ignore_index)
         weight = _class_weights(op, scores, self.weight)
         loss = op.NegativeLogLikelihoodLoss(
             scores,
@@ -149,13 +187,12 @@ def _batched(prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor, bool]:
     return prediction.unsqueeze([0]), label.unsqueeze([0]), True
 
 
-def _out_of_range_fails(op: Tape, scores: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+def _out_of_range_fails(op: Tape, classes: Tensor, label: Tensor, ignore_index: int) -> Tensor:
     """Make negative labels, which index operators count from the end, invalid; the one to ignore stays."""
-    size = scores.sizes([1])
     negative = label < 0
     if ignore_index < 0:
         negative = op.And(negative, op.Not(label.equals(ignore_index)))
-    return op.Where(negative, size, label)
+    return op.Where(negative, classes, label)
 
 
 def _class_weights(op: Tape, scores: Tensor, weight: Sequence[float] | None) -> Tensor | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...passes.tape import Tensor
+from .axpy import Axpy
 
 
 @dataclass(frozen=True)
@@ -29,27 +30,32 @@ class AdamRule:
     @property
     def scalars(self) -> tuple[str, ...]:
         decay = "shrink" if self.decoupled else "weight_decay"
-        return ("step_size", "eps", *([decay] if self.decays else []))
+        return ("minus_step_size", "eps", *([decay] if self.decays else []))
 
     def coefficients(self, step: int, lr: float, weight_decay: float) -> dict[str, float]:
         beta1, beta2 = self.betas
         root = math.sqrt(1 - beta2**step)
-        values = {"step_size": lr * root / (1 - beta1**step), "eps": self.eps * root}
+        values = {"minus_step_size": -lr * root / (1 - beta1**step), "eps": self.eps * root}
         values |= {"shrink": 1 - lr * weight_decay, "weight_decay": weight_decay}
         return {name: values[name] for name in self.scalars}
 
     def next_states(
-        self, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
+        self, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor], axpy: Axpy
     ) -> dict[str, Tensor]:
         beta1, beta2 = self.betas
         return {
-            "exp_avg": states["exp_avg"] * beta1 + gradient * (1 - beta1),
-            "exp_avg_sq": states["exp_avg_sq"] * beta2 + gradient * gradient * (1 - beta2),
+            "exp_avg": axpy(1 - beta1, gradient, states["exp_avg"] * beta1),
+            "exp_avg_sq": axpy(1 - beta2, gradient * gradient, states["exp_avg_sq"] * beta2),
         }
 
     def next_parameter(
-        self, parameter: Tensor, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        states: Mapping[str, Tensor],
+        scalars: Mapping[str, Tensor],
+        axpy: Axpy,
     ) -> Tensor:
-        root = gradient.op.Sqrt(states["exp_avg_sq"])
-        change = states["exp_avg"] / (root + scalars["eps"]) * scalars["step_size"]
-        return (parameter * scalars["shrink"] if "shrink" in scalars else parameter) - change
+        direction = states["exp_avg"] / (gradient.op.Sqrt(states["exp_avg_sq"]) + scalars["eps"])
+        kept = parameter * scalars["shrink"] if "shrink" in scalars else parameter
+        return axpy(scalars["minus_step_size"], direction, kept)

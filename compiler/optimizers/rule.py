@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ...passes.tape import Tensor
+from .axpy import Axpy
 
 
 class UpdateRule(Protocol):
-    """One optimizer. Everything that changes from step to step or from group to group is a scalar input.
+    """One optimizer. Everything that changes from step to step or from group to group is a scalar input, [1, 1].
 
     Attributes:
         states: the names of the tensors it keeps for each parameter, of the parameter's shape, zero at first.
@@ -28,13 +29,18 @@ class UpdateRule(Protocol):
         ...
 
     def next_states(
-        self, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
+        self, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor], axpy: Axpy
     ) -> dict[str, Tensor]:
         """Emit what the states become. Weight decay that is part of the gradient is in it already."""
         ...
 
     def next_parameter(
-        self, parameter: Tensor, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        states: Mapping[str, Tensor],
+        scalars: Mapping[str, Tensor],
+        axpy: Axpy,
     ) -> Tensor:
         """Emit what the parameter becomes, from the states as they are now stored."""
         ...

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...passes.tape import Tensor
+from .axpy import Axpy
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,29 @@ class SGDRule:
 
     @property
     def scalars(self) -> tuple[str, ...]:
-        return ("lr", *(["weight_decay"] if self.decays else []), *(["share"] if self.momentum else []))
+        return ("minus_lr", *(["weight_decay"] if self.decays else []), *(["share"] if self.momentum else []))
 
     def coefficients(self, step: int, lr: float, weight_decay: float) -> dict[str, float]:
         share = 1.0 if step == 1 else 1.0 - self.dampening
-        values = {"lr": lr, "weight_decay": weight_decay, "share": share}
+        values = {"minus_lr": -lr, "weight_decay": weight_decay, "share": share}
         return {name: values[name] for name in self.scalars}
 
     def next_states(
-        self, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
+        self, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor], axpy: Axpy
     ) -> dict[str, Tensor]:
         if not self.momentum:
             return {}
-        return {"momentum_buffer": states["momentum_buffer"] * self.momentum + gradient * scalars["share"]}
+        return {"momentum_buffer": axpy(scalars["share"], gradient, states["momentum_buffer"] * self.momentum)}
 
     def next_parameter(
-        self, parameter: Tensor, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        states: Mapping[str, Tensor],
+        scalars: Mapping[str, Tensor],
+        axpy: Axpy,
     ) -> Tensor:
         direction = states["momentum_buffer"] if self.momentum else gradient
         if self.nesterov:
-            direction = gradient + direction * self.momentum
-        return parameter - direction * scalars["lr"]
+            direction = axpy(self.momentum, direction, gradient)
+        return axpy(scalars["minus_lr"], direction, parameter)

@@ -14,6 +14,7 @@ from .inspect import inspect
 from .ops import ops
 from .report import report
 from .train import train
+from .transform import transform
 
 app = typer.Typer(
     name="onnxgrad",
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command("compile")(compile_model)
 app.command("train")(train)
+app.command("transform")(transform)
 app.command("inspect")(inspect)
 app.command("report")(report)
 app.command("check")(check)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .options import parse_bytes, parse_checkpoint, parse_sizes, parse_values
+from .options import as_wrt, parse_bytes, parse_checkpoint, parse_factors, parse_loss, parse_sizes, parse_values
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from ..compiler.losses import Loss
     from ..compiler.pipeline import PassRecord
+    from ..compiler.signature import Mode
     from ..program import Program
 
 
@@ -45,6 +45,29 @@ def compile_model(
     straight_through: Annotated[
         bool, typer.Option(help="Differentiate pairs of QuantizeLinear and DequantizeLinear as if they did not round.")
     ] = False,
+    straight_through_node: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A node that cotangents pass unchanged; may be repeated.")
+    ] = None,
+    stop_gradient: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A value behind which no gradient flows; may be repeated.")
+    ] = None,
+    scale_gradient: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FACTOR", help="A value at which the gradient is multiplied; -1 reverses it."),
+    ] = None,
+    frozen: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Members of --wrt that get no gradient; patterns too.")
+    ] = None,
+    retain_grad: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A value whose gradient is an output too; may be repeated.")
+    ] = None,
+    split: Annotated[
+        bool, typer.Option("--split", help="Two models, NAME.forward.onnx and NAME.backward.onnx, for -o NAME.onnx.")
+    ] = False,
+    residuals: Annotated[
+        list[str] | None,
+        typer.Option(metavar="min|fast|NAME", help="With --split: what goes from the one to the other; 'min'."),
+    ] = None,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,7 +81,21 @@ def compile_model(
     ] = None,
     assume_dim: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIM=SIZE", help="A symbolic dim's size for estimates of memory; it stays symbolic."),
+        typer.Option(
+            metavar="DIM=SIZE",
+            help="A symbolic dim's size for estimates of memory and for --tune (else 32); it stays symbolic.",
+        ),
+    ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Measure the forms of each convolution's gradients on this machine, and take the fastest. What was "
+            "measured is remembered in the user's cache directory (or ONNXGRAD_CACHE_DIR).",
+        ),
+    ] = False,
+    provider: Annotated[
+        list[str] | None, typer.Option(help="With --tune: execution providers, in order of preference.")
     ] = None,
     allow_unused: Annotated[bool, typer.Option(help="Accept members of --wrt without a gradient.")] = False,
     materialize_grads: Annotated[bool, typer.Option(help="Zeros where there is no gradient.")] = False,
@@ -75,7 +112,13 @@ def compile_model(
 
     import onnxgrad
 
+    from ..passes.errors import InputError
+
+    if provider and not tune:
+        raise InputError("--provider says where to measure; give --tune too")
     target = output or model.with_suffix(".train.onnx")
+    assume_dims = parse_sizes(assume_dim or [], "--assume-dim")
+    _check_split(straight_through, straight_through_node, residuals, split=split)
     start = time.perf_counter()
     with Console(stderr=True, markup=False, emoji=False).status(f"Compiling {model} …") as status:
 
@@ -84,46 +127,65 @@ def compile_model(
             if dump is not None:
                 _dump(dump, record, current)
 
+        tuner = None
+        if tune:
+            tuner = onnxgrad.Tuner(
+                assume_dims,
+                providers=provider,
+                on_measure=lambda what: status.update(f"Compiling {model}: measuring {what} …"),
+            )
         program = onnxgrad.compile(
             model,
-            wrt=_wrt(wrt),
+            wrt=as_wrt(wrt, "parameters"),
             outputs=outputs,
-            loss=_loss(loss, parse_values(loss_option or [], "--loss-option")),
-            mode=mode,  # type: ignore[arg-type]
+            loss=parse_loss(loss, parse_values(loss_option or [], "--loss-option")),
+            mode=cast("Mode", mode),
             free_dims=parse_sizes(free_dim or [], "--free-dim"),
             opset=opset,
-            straight_through=straight_through,
+            straight_through=straight_through_node or straight_through,
+            stop_gradient=stop_gradient or (),
+            scale_gradient=parse_factors(scale_gradient or [], "--scale-gradient"),
+            frozen=frozen or (),
+            retain_grad=retain_grad or (),
             checkpoint=parse_checkpoint(checkpoint or []),
             memory_budget=None if memory_budget is None else parse_bytes(memory_budget, "--memory-budget"),
-            assume_dims=parse_sizes(assume_dim or [], "--assume-dim"),
+            assume_dims=assume_dims,
+            tune=tuner or False,
             allow_unused=allow_unused,
             materialize_grads=materialize_grads,
             on_pass=on_pass,
         )
-        program.save(target)
+        written = _save(program, target, split=split, residuals=residuals, sizes=assume_dims)
     seconds = time.perf_counter() - start
     if as_json:
-        typer.echo(json.dumps(_summary(program, target, seconds)))
+        typer.echo(json.dumps(_summary(program, written, seconds)))
     else:
-        _print(program, target, seconds, with_passes=passes)
+        _print(program, written, seconds, with_passes=passes)
 
 
-def _wrt(wrt: list[str] | None) -> str | list[str]:
-    if not wrt:
-        return "parameters"
-    return wrt[0] if len(wrt) == 1 else wrt
-
-
-def _loss(loss: str | None, options: dict[str, object]) -> str | Loss | None:
-    if not options:
-        return loss
-    from ..compiler.losses import resolve_loss
+def _check_split(
+    straight_through: bool, straight_through_node: list[str] | None, residuals: list[str] | None, *, split: bool
+) -> None:
     from ..passes.errors import InputError
 
-    if loss is None:
-        raise InputError("--loss-option needs --loss")
+    if straight_through and straight_through_node:
+        raise InputError("Give --straight-through, for quantization, or --straight-through-node, not both")
+    if residuals and not split:
+        raise InputError("--residuals needs --split")
 
-    return resolve_loss(loss, **options)
+
+def _save(
+    program: Program, target: Path, *, split: bool, residuals: list[str] | None, sizes: dict[str, int]
+) -> list[Path]:
+    """Write the program, as one file or two; the paths."""
+    if not split:
+        program.save(target)
+        return [target]
+    stem = target.name.removesuffix(".onnx")
+    paths = [target.with_name(f"{stem}.{part}.onnx") for part in ("forward", "backward")]
+    chosen: str | list[str] = "min" if not residuals else residuals[0] if len(residuals) == 1 else residuals
+    program.split(chosen, sizes).save(*paths)
+    return paths
 
 
 def _dump(folder: Path, record: PassRecord, model: ir.Model) -> None:
@@ -134,10 +196,11 @@ def _dump(folder: Path, record: PassRecord, model: ir.Model) -> None:
     save_model(model, folder / f"{number:02d}-{record.name}.onnx")
 
 
-def _summary(program: Program, path: Path, seconds: float) -> dict[str, object]:
+def _summary(program: Program, paths: list[Path], seconds: float) -> dict[str, object]:
     forward = _forward_nodes(program)
     return {
-        "path": str(path),
+        "path": str(paths[0]),
+        "paths": [str(path) for path in paths],
         "mode": program.signature.mode,
         "loss": program.signature.loss,
         "opset": program.model.opset_imports[""],
@@ -145,7 +208,7 @@ def _summary(program: Program, path: Path, seconds: float) -> dict[str, object]:
         "joint_nodes": program.report[-1].nodes_after,
         "gradients": [port.of for port in program.signature.outputs_of("gradient", "grad_buffer")],
         "unused": list(program.unused),
-        "bytes": path.stat().st_size,
+        "bytes": sum(path.stat().st_size for path in paths),
         "seconds": round(seconds, 3),
         "passes": [record.__dict__ for record in program.report],
     }
@@ -155,7 +218,7 @@ def _forward_nodes(program: Program) -> int:
     return next(record.nodes_before for record in program.report if record.name in ("AttachLoss", "Differentiate"))
 
 
-def _print(program: Program, path: Path, seconds: float, *, with_passes: bool) -> None:
+def _print(program: Program, paths: list[Path], seconds: float, *, with_passes: bool) -> None:
     from rich.table import Table
 
     from .console import result_console
@@ -179,7 +242,7 @@ def _print(program: Program, path: Path, seconds: float, *, with_passes: bool) -
     table.add_row("gradients", str(len(gradients)))
     if program.unused:
         table.add_row("unused", ", ".join(program.unused))
-    table.add_row("size", f"{path.stat().st_size:,} bytes")
+    table.add_row("size", f"{sum(path.stat().st_size for path in paths):,} bytes")
     table.add_row("time", f"{seconds:.2f} s")
     console.print(table)
-    typer.echo(f"Wrote {path}")
+    typer.echo(f"Wrote {' and '.join(map(str, paths))}")

@@ -24,11 +24,11 @@ def inspect(
     model: Annotated[Path, typer.Argument(help="A forward model or a joint graph.", metavar="MODEL.onnx")],
     free_dim: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIM=SIZE", help="The size of a symbolic dim, for the estimate of memory: batch=32"),
+        typer.Option(metavar="DIM=SIZE", help="The size of a symbolic dim, for the estimates: batch=32"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Inputs, outputs, parameters, operators and their rules; the signature of a joint graph and the memory it needs.
+    """Inputs, outputs, parameters, operators and their rules; the signature of a joint graph and what it takes to run.
 
     Example: `onnxgrad inspect model.onnx`, `onnxgrad inspect model.train.onnx --free-dim batch=32`
     """
@@ -57,8 +57,9 @@ def _print(found: Inspection, path: Path, sizes: dict[str, int]) -> None:
             table.add_section()
         console.print(table)
         _print_costs(found, console)
+        console.print(_describe_flops(found, sizes))
         if found.peak is not None:
-            console.print(_describe(found.peak, found.free_dims, sizes))
+            console.print(_describe_peak(found.peak, found.free_dims, sizes))
         return
     values = result_table("name", "kind", "type", title="Inputs and outputs")
     for kind, described in (("input", found.inputs), ("output", found.outputs)):
@@ -75,6 +76,7 @@ def _print(found: Inspection, path: Path, sizes: dict[str, int]) -> None:
     for operator in found.operators:
         operators.add_row(operator.operator, str(operator.nodes), str(operator.active), operator.state, operator.note)
     console.print(operators)
+    console.print(_describe_flops(found, sizes))
     for blocker in found.blockers:
         console.print(f"blocks the differentiated path: {blocker}", style="red")
 
@@ -82,9 +84,11 @@ def _print(found: Inspection, path: Path, sizes: dict[str, int]) -> None:
 def _print_costs(found: Inspection, console: Console) -> None:
     from .console import result_table
 
-    costs = result_table("operator", "nodes", "backward", "computes MB", title="Cost by operator")
+    costs = result_table("operator", "nodes", "backward", "MFLOP", "computes MB", title="Cost by operator")
     for cost in found.costs:
-        costs.add_row(cost.operator, str(cost.nodes), str(cost.backward), f"{cost.bytes / 1e6:.3f}")
+        costs.add_row(
+            cost.operator, str(cost.nodes), str(cost.backward), f"{cost.flops / 1e6:.3f}", f"{cost.bytes / 1e6:.3f}"
+        )
     passes = result_table("pass", "nodes before", "nodes after", title="Passes")
     for record in found.passes:
         passes.add_row(record.name, str(record.nodes_before), str(record.nodes_after))
@@ -94,14 +98,26 @@ def _print_costs(found: Inspection, console: Console) -> None:
         console.print(table)
 
 
-def _describe(peak: PeakMemory, dims: list[str], sizes: dict[str, int]) -> str:
+def _describe_flops(found: Inspection, sizes: dict[str, int]) -> str:
+    """One line: how much, for which sizes, and of a joint graph how many times its forward part."""
+    forward, joint = found.forward_flops, found.joint_flops
+    if joint is None:
+        return f"Arithmetic{_given(found.free_dims, sizes)}: {forward.total / 1e9:.3g} GFLOP"
+    ratio = f", {joint.total / forward.total:.2f} times its forward part's" if forward.total else ""
+    return f"Arithmetic{_given(found.free_dims, sizes)}: {joint.total / 1e9:.3g} GFLOP{ratio}"
+
+
+def _describe_peak(peak: PeakMemory, dims: list[str], sizes: dict[str, int]) -> str:
     """One line: how much, for which sizes, and what it is made of."""
+    values = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in peak.live[:LISTED])
+    if len(peak.live) > LISTED:
+        values += f", and {len(peak.live) - LISTED} more"
+    return f"Estimated peak of activations{_given(dims, sizes)}: {peak.bytes / 1e6:.1f} MB at {peak.node} ({values})"
+
+
+def _given(dims: list[str], sizes: dict[str, int]) -> str:
+    """The sizes that symbolic dims were given."""
     from ..passes.memory_of_values import NOMINAL_SIZE
 
-    given = ", ".join(f"{name}={sizes.get(name, NOMINAL_SIZE)}" for name in dims)
-    largest = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in peak.live[:LISTED])
-    more = f", and {len(peak.live) - LISTED} more" if len(peak.live) > LISTED else ""
-    return (
-        f"Estimated peak of activations{f' for {given}' if given else ''}: {peak.bytes / 1e6:.1f} MB "
-        f"at {peak.node} ({largest}{more})"
-    )
+    text = ", ".join(f"{name}={sizes.get(name, NOMINAL_SIZE)}" for name in dims)
+    return f" for {text}" if text else ""

@@ -1,12 +1,16 @@
-"""Parsing of NAME=VALUE options."""
+"""Parsing of options."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from ..compiler.losses import Loss
 
 
 def parse_sizes(options: Sequence[str], flag: str) -> dict[str, int]:
@@ -17,6 +21,17 @@ def parse_sizes(options: Sequence[str], flag: str) -> dict[str, int]:
             raise typer.BadParameter(f"{name}={text}: the size is a whole number", param_hint=flag)
         sizes[name] = int(text)
     return sizes
+
+
+def parse_factors(options: Sequence[str], flag: str) -> dict[str, float]:
+    """`h=-1` as {"h": -1.0}."""
+    factors = {}
+    for name, text in _pairs(options, flag):
+        try:
+            factors[name] = float(text)
+        except ValueError:
+            raise typer.BadParameter(f"{name}={text}: the factor is a number", param_hint=flag) from None
+    return factors
 
 
 def parse_values(options: Sequence[str], flag: str) -> dict[str, object]:
@@ -46,6 +61,25 @@ def parse_checkpoint(options: Sequence[str]) -> str | int | list[str] | None:
     if len(options) == 1 and options[0].isdecimal():
         return int(options[0])
     return options[0] if len(options) == 1 else list(options)
+
+
+def as_wrt(options: Sequence[str] | None, default: str) -> str | list[str]:
+    """What --wrt was given, once or several times, or the *default*."""
+    if not options:
+        return default
+    return options[0] if len(options) == 1 else list(options)
+
+
+def parse_loss(loss: str | None, options: dict[str, object]) -> str | Loss | None:
+    """The loss of a name with its *options*; a path to a model as it is."""
+    if not options:
+        return loss
+    from ..compiler.losses import resolve_loss
+    from ..passes.errors import InputError
+
+    if loss is None:
+        raise InputError("--loss-option needs --loss")
+    return resolve_loss(loss, **options)
 
 
 def _pairs(options: Sequence[str], flag: str) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from .masking import masked
 
 rules = Registry()
 
@@ -15,7 +16,7 @@ rules = Registry()
 @rules.vjp("Relu")
 def relu(n: Primal, dy: Tensor) -> Cotangent:
     """dx = 0 where y ≤ 0, else dy; the derivative at 0 is 0."""
-    return lambda: n.op.Where(n.outputs[0] <= 0, n.op.constant(0, dy.dtype), dy)
+    return lambda: masked(dy, n.op.Not(n.outputs[0] <= 0))
 
 
 @rules.vjp("LeakyRelu")
@@ -127,17 +128,18 @@ def gelu(n: Primal, dy: Tensor) -> Cotangent:
 
     Source: Hendrycks & Gimpel 2016, "Gaussian Error Linear Units".
     """
-    approximate = n.attr("approximate", "none")
-    return lambda: dy * (_tanh_gelu_slope(n) if approximate == "tanh" else _gelu_slope(n))
+    if n.attr("approximate", "none") == "tanh":
+        return lambda: dy * _tanh_gelu_slope(n)
 
+    def cotangent() -> Tensor:
+        op = n.op
+        scaled = n.required(0) * math.sqrt(0.5)
+        # Twice the slope: halving dy instead can be left to the product that dy comes from.
+        distribution = op.Erf(scaled) + 1
+        density = op.Exp(math.log(2 / math.sqrt(math.pi)) - scaled * scaled)
+        return (dy * 0.5) * (distribution + scaled * density)
 
-def _gelu_slope(n: Primal) -> Tensor:
-    """Φ(x) + x φ(x)."""
-    op, x = n.op, n.required(0)
-    scaled = x * math.sqrt(0.5)
-    distribution = op.Erf(scaled) * 0.5 + 0.5
-    density = op.Exp(-(scaled * scaled))
-    return distribution + x * (1 / math.sqrt(2 * math.pi)) * density
+    return cotangent
 
 
 def _tanh_gelu_slope(n: Primal) -> Tensor:

@@ -25,8 +25,8 @@ def conv(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     x, w = n.required(0), n.required(1)
     windows, group = _windows_of_conv(n, dy), n.attr("group", 1)
     return (
-        lambda: long_cotangent(dy, w, x, windows, group),
-        lambda: weight_cotangent(x, dy, w, windows, group),
+        lambda: n.fastest(long_cotangent(dy, w, x, windows, group)),
+        lambda: n.fastest(weight_cotangent(x, dy, w, windows, group)),
         lambda: dy.sum([axis for axis in range(dy.rank) if axis != 1]),
     )
 
@@ -38,7 +38,7 @@ def conv_transpose(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     windows, group = _windows_of_conv_transpose(n), n.attr("group", 1)
     return (
         lambda: convolve(dy, w, x, windows, group),
-        lambda: weight_cotangent(dy, x, w, windows, group),
+        lambda: n.fastest(weight_cotangent(dy, x, w, windows, group)),
         lambda: dy.sum([axis for axis in range(dy.rank) if axis != 1]),
     )
 

@@ -1,56 +1,113 @@
 """The gradients of convolutions in the form that suits their sizes.
 
-Convolutions and correlations as matrix products, beside those of `sliding_windows`; which of them is taken says
-`convolution_gradients`. In shapes, N is the batch, G the groups, M and C the channels of one group of the short
-and the long signal, and P the positions of the short signal.
+Convolutions and correlations as matrix products, beside those of `sliding_windows`; which of them is expected to be
+the fastest says `convolution_gradients`. In shapes, N is the batch, G the groups, M and C the channels of one group
+of the short and the long signal, and P the positions of the short signal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from functools import cache, partial
 from itertools import product
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from ..convolution_gradients import ConvolutionSizes, WeightForm, prefers_reversed_kernel, weight_form
+from ..convolution_gradients import ConvolutionSizes, InputForm, WeightForm, input_form, is_depthwise, weight_form
+from ..forms import Alternatives
 from ..tape import Tensor
 from .sizes import join_sizes, size_of
 from .slicing import zero_pad
 from .sliding_windows import Windows, convolve, convolve_transposed, correlate
 
+_MOST_TAPS = 64
+"""A form that emits nodes for each tap is no choice beyond this: it would swell the graph."""
 
-def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
+_LONGEST_ROW = 64
+"""Of a product of rows by rows that many elements wide, about a twentieth is needed."""
+
+
+def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Alternatives:
     """The cotangent of the long signal, of the spatial sizes of *like*, from that of the short one."""
-    sizes = _sizes(like, y, w, group)
-    if sizes is not None and all(each.stride == 1 for each in windows):
+    forms: dict[Enum, Callable[..., Tensor]] = {
+        InputForm.TRANSPOSED: partial(convolve_transposed, windows=windows, group=group)
+    }
+    sizes = _sizes(like, y, w, windows, group)
+    reversed_windows = None if sizes is None else _reversed_windows(windows, sizes.kernel)
+    if sizes is not None and reversed_windows is not None:
+        forms[InputForm.REVERSED_KERNEL] = partial(_convolve_by_reversed_kernel, windows=reversed_windows, sizes=sizes)
+        if group == 1 and prod(sizes.kernel) <= _MOST_TAPS:
+            forms[InputForm.COLUMNS] = partial(_multiply_columns, windows=reversed_windows, sizes=sizes)
+    expected = InputForm.TRANSPOSED if sizes is None else input_form(sizes)
+    return _alternatives("input gradient of a convolution", (y, w, like), windows, group, forms, expected)
+
+
+def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Alternatives:
+    """The cotangent of the kernel *w*: the correlation of the long signal with the short one.
+
+    One product for each tap serves where columns cannot express the windows, or the sizes of rows are not known.
+    """
+    forms: dict[Enum, Callable[..., Tensor]] = {
+        WeightForm.CONVOLUTION: partial(correlate, windows=windows, group=group)
+    }
+    sizes = _sizes(x, y, w, windows, group)
+    if sizes is not None and prod(sizes.kernel) <= _MOST_TAPS:
+        by_taps = partial(_correlate_by_taps, windows=windows, sizes=sizes)
+        forms |= {
+            WeightForm.TAPS: partial(by_taps, gathered=False),
+            WeightForm.GATHERED_TAPS: partial(by_taps, gathered=True),
+            WeightForm.TAPS_OVER_BATCH: partial(_correlate_over_batch, windows=windows, sizes=sizes),
+        }
         reversed_windows = _reversed_windows(windows, sizes.kernel)
-        if reversed_windows is not None and prefers_reversed_kernel(sizes):
-            return _convolve_by_reversed_kernel(y, w, reversed_windows, sizes)
-    return convolve_transposed(y, w, like, windows, group)
+        if group == 1 and reversed_windows is not None:
+            forms[WeightForm.COLUMNS] = partial(_correlate_columns, windows=reversed_windows, sizes=sizes)
+    depthwise = sizes is not None and is_depthwise(sizes) and sizes.short_positions is not None
+    if sizes is not None and depthwise and _has_short_rows(x, windows):
+        forms[WeightForm.ROWS] = partial(_correlate_by_rows, windows=windows, sizes=sizes)
+    expected = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
+    if expected not in forms:
+        expected = WeightForm.TAPS_OVER_BATCH if expected is WeightForm.COLUMNS else WeightForm.TAPS
+    return _alternatives("weight gradient of a convolution", (x, y, w), windows, group, forms, expected)
 
 
-def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
-    """The cotangent of the kernel *w*: the correlation of the long signal with the short one."""
-    sizes = _sizes(x, y, w, group)
-    form = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
-    if sizes is None or form is WeightForm.CONVOLUTION:
-        return correlate(x, y, w, windows, group)
-    if form is WeightForm.TAPS_OVER_BATCH:
-        return _correlate_over_batch(x, y, w, windows, sizes)
-    if form is WeightForm.ROWS:
-        return _correlate_by_rows(x, y, w, windows, sizes)
-    return _correlate_by_taps(x, y, w, windows, sizes, gathered=form is WeightForm.GATHERED_TAPS)
+def _alternatives(
+    family: str,
+    operands: tuple[Tensor, ...],
+    windows: Sequence[Windows],
+    group: int,
+    forms: Mapping[Enum, Callable[..., Tensor]],
+    expected: Enum,
+) -> Alternatives:
+    """The forms that can express the windows: the first of *forms* always can, and is expected if *expected* is not.
+
+    Padding that is computed in the graph cannot be emitted elsewhere, for a measurement: then there is no choice.
+    """
+    chosen = expected if expected in forms else next(iter(forms))
+    attributes: dict[str, object] = {"group": group}
+    if all(each.has_known_pads for each in windows):
+        attributes["windows"] = [list(vars(each).values()) for each in windows]
+    else:
+        forms = {chosen: forms[chosen]}
+    return Alternatives(family, operands, attributes, {form.name: emit for form, emit in forms.items()}, chosen.name)
 
 
-def _sizes(x: Tensor, y: Tensor, w: Tensor, group: int) -> ConvolutionSizes | None:
+def _sizes(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> ConvolutionSizes | None:
     """The sizes; None where those of the kernel are not known."""
     if w.static_shape is None:
         return None
     short_channels, long_channels, *kernel = w.static_shape
-    return ConvolutionSizes(group, long_channels, short_channels // group, tuple(kernel), _positions(x), _positions(y))
+    return ConvolutionSizes(
+        groups=group,
+        long_channels=long_channels,
+        short_channels=short_channels // group,
+        kernel=tuple(kernel),
+        strides=tuple(each.stride for each in windows),
+        long_positions=_positions(x),
+        short_positions=_positions(y),
+    )
 
 
 def _positions(signal: Tensor) -> int | None:
@@ -59,11 +116,11 @@ def _positions(signal: Tensor) -> int | None:
 
 
 def _reversed_windows(windows: Sequence[Windows], kernel: Sequence[int]) -> list[Windows] | None:
-    """The windows, of stride 1, of the Conv by the reversed kernel; None where its padding would be negative."""
+    """The windows of the Conv by the reversed kernel; None at a greater stride, or where padding would be negative."""
     result = []
     for each, size in zip(windows, kernel, strict=True):
         reach = (size - 1) * each.dilation
-        if not (isinstance(each.before, int) and isinstance(each.after, int)):
+        if each.stride > 1 or not (isinstance(each.before, int) and isinstance(each.after, int)):
             return None
         if max(each.before, each.after) > reach:
             return None
@@ -71,7 +128,9 @@ def _reversed_windows(windows: Sequence[Windows], kernel: Sequence[int]) -> list
     return result
 
 
-def _convolve_by_reversed_kernel(y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+def _convolve_by_reversed_kernel(
+    y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes
+) -> Tensor:
     """The long signal by a Conv of the short one: the kernel is reversed, its channels change places."""
     op, spatial = y.op, range(2, w.rank)
     if prod(sizes.kernel) > 1:
@@ -83,7 +142,36 @@ def _convolve_by_reversed_kernel(y: Tensor, w: Tensor, windows: Sequence[Windows
         w = w.reshape([sizes.groups, sizes.short_channels, sizes.long_channels, *sizes.kernel])
         w = w.transpose([0, 2, 1, *(axis + 1 for axis in spatial)])
         w = w.reshape([sizes.groups * sizes.long_channels, sizes.short_channels, *sizes.kernel])
-    return convolve(y, w, y, windows, sizes.groups)
+    return convolve(y, w, like, windows, sizes.groups)
+
+
+def _columns(y: Tensor, like: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+    """The elements of *y* that each position of the long signal *like* meets, tap by tap: (taps · M, N · positions).
+
+    The *windows* are those of the reversed kernel.
+    """
+    swapped = y.transpose([1, 0, *range(2, y.rank)])
+    taps = list(_taps(swapped, like, windows, sizes.kernel))
+    return _concatenate(taps[::-1], axis=0).reshape([prod(sizes.kernel) * sizes.short_channels, -1])
+
+
+def _multiply_columns(
+    y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes
+) -> Tensor:
+    """The long signal by one product over the taps and channels: (C, taps · M) by (taps · M, N · positions)."""
+    taps_first = w.reshape([sizes.short_channels, sizes.long_channels, -1]).transpose([1, 2, 0])
+    x = y.op.Gemm(taps_first.reshape([sizes.long_channels, -1]), _columns(y, like, windows, sizes))
+    batch_and_positions = [size_of(like, axis) for axis in (0, *range(2, like.rank))]
+    shape = join_sizes(y.op, [sizes.long_channels, *batch_and_positions])
+    return x.reshape(shape).transpose([1, 0, *range(2, like.rank)])
+
+
+def _correlate_columns(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
+    """The kernel by one product over the batch and positions: (taps · M, N · positions) by (C, N · positions)."""
+    rows = x.transpose([1, 0, *range(2, x.rank)]).reshape([sizes.long_channels, -1])
+    products = x.op.Gemm(_columns(y, x, windows, sizes), rows, transB=1)
+    products = products.reshape([-1, sizes.short_channels, sizes.long_channels])
+    return products.transpose([1, 2, 0]).reshape_like(w)
 
 
 def _correlate_by_taps(
@@ -112,26 +200,35 @@ def _correlate_over_batch(
     return _zero_without_samples(gradient, x) if groups else gradient
 
 
+def _has_short_rows(x: Tensor, windows: Sequence[Windows]) -> bool:
+    """Whether products of rows by rows can be picked from, and are not far larger than what is picked."""
+    width = x.shape[3]
+    return windows[1].has_known_pads and isinstance(width, int) and width <= _LONGEST_ROW
+
+
 def _correlate_by_rows(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes) -> Tensor:
     """yᵀ x for each channel and row of taps: (G, N·H, W) by (G, N·H, V), the rows of V elements that meet those of y.
 
-    Of each product (W, V) the elements are summed up at which a tap meets an element of y.
+    Of each product (W, V) the elements are summed up at which a tap meets an element of y; beyond the rows it meets
+    zero.
     """
     op, channels, (tall, wide) = x.op, sizes.groups, sizes.kernel
     down, across = windows
-    height, width = (dim for dim in y.shape[2:] if isinstance(dim, int))
+    assert isinstance(across.before, int)
+    height, width, met = (dim for dim in (*y.shape[2:], x.shape[3]) if isinstance(dim, int))
     x, y = x.transpose([1, 0, 2, 3]), y.transpose([1, 0, 2, 3])
-    padded = zero_pad(x, {axis: (each.before, each.after) for axis, each in enumerate(windows, 2)})
-    met = (width - 1) * across.stride + (wide - 1) * across.dilation + 1
+    padded = zero_pad(x, {2: (down.before, down.after)})
     columns = y.reshape([channels, -1, width]).swap_last_two()
     products = []
     for start in range(0, tall * down.dilation, down.dilation):
-        ends = op.ints([start + (height - 1) * down.stride + 1, met])
-        rows = op.Slice(padded, op.ints([start, 0]), ends, op.ints([2, 3]), op.ints([down.stride, 1]))
+        end = start + (height - 1) * down.stride + 1
+        rows = op.Slice(padded, op.ints([start]), op.ints([end]), op.ints([2]), op.ints([down.stride]))
         products.append((columns @ rows.reshape([channels, -1, met])).reshape([channels, width * met]))
-    beside = _concatenate(products, axis=1)
+    beside = _concatenate([*products, op.constant(np.zeros((channels, 1)), x.dtype)], axis=1)
     tap, column, element = np.ogrid[:tall, :wide, :width]
-    positions = (tap * width + element) * met + element * across.stride + column * across.dilation
+    across_row = element * across.stride + column * across.dilation - across.before
+    inside = (across_row >= 0) & (across_row < met)
+    positions = np.where(inside, (tap * width + element) * met + across_row, tall * width * met)
     picked = op.Gather(beside, op.constant(positions, ir.DataType.INT64), axis=1)
     return _zero_without_samples(picked.sum([-1]).reshape_like(w), x)
 

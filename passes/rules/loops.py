@@ -5,6 +5,9 @@ forward run stacks up in further outputs, one slice an iteration, and the backwa
 nothing is computed twice. The cotangents of states are states of the backward run. So is the sum of the cotangents of a
 value that the body captures (a weight), which therefore is never stacked.
 
+A Scan marked `KEEPS_NOTHING` goes back without stacks: each backward iteration runs the forward body again, on the
+slices of the Scan's own inputs.
+
 A Scan goes back as a Scan. A Loop goes back as a Loop of as many iterations as the forward one made, which may be none.
 Slices of different sizes cannot be stacked: a Loop whose states change their sizes keeps sequences of them instead.
 """
@@ -20,7 +23,7 @@ from ..activity import BodyActivity, find_body_activity
 from ..differentiate import differentiate_body
 from ..registry import Cotangent, Primal, Registry, already
 from ..sequences import add, is_sequence, zeros_like
-from ..subgraphs import Iteration, Stack, State
+from ..subgraphs import KEEPS_NOTHING, Iteration, Stack, State
 from ..tape import Tape, Tensor
 from .residuals import read_from, replace_reads
 
@@ -72,6 +75,9 @@ class _Backward:
         self.read = [stack for stack in iteration.read if stack.slice in path.wrt]
         can_keep_lists = self.counts and not iteration.given and not n.op.is_body
         self.keeps_lists = can_keep_lists and not all(_keeps_its_size(state) for state in iteration.states)
+        self.runs_again = KEEPS_NOTHING in n.node.metadata_props and not iteration.states
+        self.copies: dict[ir.Value, ir.Value] = {}
+        """Of values of the forward body, in the backward one."""
         self.sources: list[Stack] = []
         """What the backward Scan takes slices of, in the order of its body's inputs."""
 
@@ -172,14 +178,33 @@ class _Backward:
                     f"the backward part reads the sequence {value.name!r} of each iteration, and there are no "
                     "sequences of sequences to keep them in; stack the tensors as a scan output instead"
                 )
-            if self.keeps_lists:
+            if self.runs_again:
+                slice_ = self.inner.tensor(self.again(value))
+            elif self.keeps_lists:
                 slice_ = self.inner.SequenceAt(self.inner.tensor(self.list_of(value).value), self.at)
             else:
                 stack = self.stack(value)
                 slice_ = self.slice(stack, self.op.tensor(stack.stacked))
             replace_reads(self.inner.graph, value, slice_.value)
-        # The slices of a Loop's stacks were emitted last.
+        # The slices of a Loop's stacks, and what runs again, were emitted last.
         self.inner.graph.sort()
+
+    def again(self, value: ir.Value) -> ir.Value:
+        """A value of the forward body, or one that it captures, computed in the backward body."""
+        if value.graph is not self.iteration.body:
+            return value
+        if value not in self.copies:
+            node = value.producer()
+            if node is None or value in self.iteration.body.outputs:
+                stack = self.stack(value)
+                self.copies[value] = self.slice(stack, self.op.tensor(stack.stacked)).value
+            else:
+                inputs = [None if read is None else self.inner.tensor(self.again(read)) for read in node.inputs]
+                outputs = self.inner.emit_many(
+                    node.op_type, *inputs, outputs=len(node.outputs), domain=node.domain, **node.attributes
+                )
+                self.copies.update(zip(node.outputs, (output.value for output in outputs), strict=True))
+        return self.copies[value]
 
     def list_of(self, value: ir.Value) -> Tensor:
         """The sequence of all values in the forward Loop of *value* of its body."""

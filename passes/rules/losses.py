@@ -23,13 +23,14 @@ def softmax_cross_entropy_loss(n: Primal, dloss: Tensor | None, dlog_prob: Tenso
     log_prob = n.outputs[1] if len(n.outputs) > 1 and n.outputs[1].value.name else None
 
     def cotangent() -> Tensor:
-        prob = op.Softmax(scores, axis=1) if log_prob is None else op.Exp(log_prob)
+        # Also of the log-probabilities; unlike Exp, the runtime writes it over what it reads.
+        prob = op.Softmax(scores if log_prob is None else log_prob, axis=1)
         terms = []
         if dloss is not None:
             weight = _sample_weight(n, dloss)
             labels = _labels(n).unsqueeze([1])
-            at_label = (op.GatherElements(prob, labels, axis=1) - 1) * weight
-            terms.append(op.ScatterElements(prob * weight, labels, at_label, axis=1))
+            at_label = op.GatherElements(prob, labels, axis=1) - 1
+            terms.append(op.ScatterElements(prob, labels, at_label, axis=1) * weight)
         if dlog_prob is not None:
             terms.append(dlog_prob - prob * dlog_prob.sum([1], keepdims=True))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from ..write_in_parts import is_filled
+from .scaled_rows import ScaledRows
 
 rules = Registry()
 
@@ -21,7 +25,8 @@ def layer_normalization(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     op = n.op
     dy, dmean, dinv_std = (*dys, None, None)[:3]
     x, scale, bias = n.required(0), n.required(1), n.input(2)
-    axes = list(range(n.axis(-1), x.rank))
+    axis = n.axis(-1)
+    axes = list(range(axis, x.rank))
     wide = _stash_dtype(n)
     if x.dtype.bitwidth > wide.bitwidth:
         # The operator's own statistics would be less exact than its input.
@@ -30,24 +35,20 @@ def layer_normalization(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     else:
         mean, inv_std = _kept_statistics(n, axes, wide)
     centered = x.cast(wide) - mean
-    normalized = centered * inv_std
+    rows = None if dy is None else ScaledRows(dy.cast(wide), scale.cast(wide), centered, inv_std, axis)
 
     def dx() -> Tensor:
         terms = []
-        if dy is not None:
-            scaled = dy.cast(wide) * scale.cast(wide)
-            terms.append(through_statistics(scaled, normalized, inv_std, axes))
+        if rows is not None:
+            terms.append((rows.less_projection() - rows.mean()) * inv_std)
         if dmean is not None:
-            terms.append((dmean.cast(wide) / x.count(axes, dtype=wide)).expand_like(normalized))
+            terms.append((dmean.cast(wide) / x.count(axes, dtype=wide)).expand_like(x))
         if dinv_std is not None:
             terms.append(dinv_std.cast(wide) * inv_std**3.0 * centered / -x.count(axes, dtype=wide))
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        return reduce(operator.add, terms)
 
     def dscale() -> Tensor:
-        return op.zeros_like(scale) if dy is None else dy.cast(wide) * normalized
+        return op.zeros_like(scale) if rows is None else rows.dscale()
 
     def dbias() -> Tensor:
         assert bias is not None
@@ -60,17 +61,13 @@ def layer_normalization(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
 def rms_normalization(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
     """dx = s (g - x̂ mean(g x̂)), where s = 1/rms, x̂ = x s and g = scale dy (arXiv:1910.07467)."""
     x, scale = n.required(0), n.required(1)
-    axes = list(range(n.axis(-1), x.rank))
+    axis = n.axis(-1)
     wide = max(_stash_dtype(n), x.dtype, key=lambda dtype: dtype.bitwidth)
     exact = x.cast(wide)
-    inv_rms = n.op.Reciprocal(n.op.Sqrt((exact * exact).mean(axes, keepdims=True) + n.attr("epsilon", 1e-5)))
-    normalized = exact * inv_rms
-
-    def dx() -> Tensor:
-        scaled = dy.cast(wide) * scale.cast(wide)
-        return (scaled - normalized * (scaled * normalized).mean(axes, keepdims=True)) * inv_rms
-
-    return dx, lambda: dy.cast(wide) * normalized
+    mean_square = (exact * exact).mean(list(range(axis, x.rank)), keepdims=True)
+    inv_rms = n.op.Reciprocal(n.op.Sqrt(mean_square + n.attr("epsilon", 1e-5)))
+    rows = ScaledRows(dy.cast(wide), scale.cast(wide), exact, inv_rms, axis)
+    return lambda: rows.less_projection() * inv_rms, rows.dscale
 
 
 @rules.vjp("BatchNormalization")
@@ -141,8 +138,10 @@ def instance_normalization(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
     mean, inv_std = statistics(x, spatial, n.attr("epsilon", 1e-5))
     normalized = (x - mean) * inv_std
     others = [0, *spatial]
+    # A group normalization is often exported as one of instances without a scale.
+    scaled = dy if is_filled(scale.value, 1) else dy * per_channel(scale)
     return (
-        lambda: through_statistics(dy * per_channel(scale), normalized, inv_std, spatial),
+        lambda: through_statistics(scaled, normalized, inv_std, spatial),
         lambda: (dy * normalized).sum(others),
         lambda: dy.sum(others),
     )
@@ -201,8 +200,8 @@ def statistics(x: Tensor, axes: Sequence[int], epsilon: float) -> tuple[Tensor, 
 
 def through_statistics(g: Tensor, normalized: Tensor, inv_std: Tensor, axes: Sequence[int]) -> Tensor:
     """The cotangent of x from that of x̂ = (x - mean) / std, with both statistics depending on x."""
-    centered = g - g.mean(axes, keepdims=True)
-    return (centered - normalized * (g * normalized).mean(axes, keepdims=True)) * inv_std
+    along = normalized * (g * normalized).mean(axes, keepdims=True)
+    return (g - along - g.mean(axes, keepdims=True)) * inv_std
 
 
 def _kept_statistics(n: Primal, axes: Sequence[int], dtype: ir.DataType) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from functools import partial
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from .masking import masked
 
 rules = Registry()
 
@@ -47,11 +48,13 @@ def clip(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     zero = op.constant(0, dy.dtype)
 
     def cotangent_x() -> Tensor:
+        if _are_in_order(low, high):
+            return masked(dy, x.equals(n.outputs[0]))  # one comparison, where the bounds take two and an And
         if low is not None and high is not None:
-            return op.Where(op.And(x >= low, x <= high), dy, zero)
+            return masked(dy, op.And(x >= low, x <= high))
         if low is not None:
-            return op.Where(x >= low, dy, zero)
-        return dy if high is None else op.Where(x <= high, dy, zero)
+            return masked(dy, x >= low)
+        return dy if high is None else masked(dy, x <= high)
 
     def cotangent_low() -> Tensor | None:
         if low is None:
@@ -66,3 +69,10 @@ def clip(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
         return op.Where(above, dy, zero)
 
     return cotangent_x, cotangent_low, cotangent_high
+
+
+def _are_in_order(low: Tensor | None, high: Tensor | None) -> bool:
+    """Whether both bounds are constants, the lower one no greater than the other."""
+    if low is None or high is None or low.constant is None or high.constant is None:
+        return False
+    return bool((low.constant <= high.constant).all())

@@ -11,7 +11,7 @@ and F. Visin, "A guide to convolution arithmetic for deep learning", 2016). In g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..tape import Tensor
 from .sizes import Size, join_sizes, size_of
@@ -75,8 +75,10 @@ def convolve_transposed(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Wi
 def correlate(x: Tensor, y: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
     """The kernel, of the spatial sizes of *like*, from the two signals: a Conv that sums over the batch.
 
-    The short signal is its kernel; so strides and dilations change places.
+    The short signal is its kernel; so strides and dilations change places. Padding that no window meets is left out:
+    with it the Conv would compute taps beyond those of the kernel.
     """
+    windows = [_without_surplus(each) for each in windows]
     x, windows = _with_computed_padding(x, windows)
     swapped = [1, 0, *range(2, x.rank)]
     w = x.op.Conv(
@@ -97,6 +99,14 @@ def _batch_by_groups(x: Tensor, channels: Size, group: int) -> Tensor:
     x = x.reshape(join_sizes(x.op, [batch, group, channels, *positions]))
     x = x.transpose([2, 1, 0, *range(3, x.rank)])
     return x.reshape(join_sizes(x.op, [channels, batch * group, *positions]))
+
+
+def _without_surplus(windows: Windows) -> Windows:
+    """The windows without the zeros that follow the last one."""
+    if windows.slack is None or not isinstance(windows.after, int):
+        return windows
+    surplus = min(windows.slack, windows.after)
+    return replace(windows, after=windows.after - surplus, slack=windows.slack - surplus)
 
 
 def _may_hold_another_tap(windows: Windows) -> bool:

@@ -77,20 +77,23 @@ def cost_table(costs: Sequence[Cost], what: str) -> str:
     layers = what != "operator"
     rows = []
     for cost in shown:
-        amounts = cost.bytes if cost.milliseconds is None else cost.milliseconds
+        amounts = cost.flops if cost.milliseconds is None else cost.milliseconds
         bars = "".join(
             f'<i class="{phase}" style="width:{100 * amount / largest:.2f}%"></i>' for phase, amount in amounts.items()
         )
         cells = [escape(cost.name), *([escape(cost.operator)] if layers else []), str(sum(cost.nodes.values()))]
-        cells += [f"{amount:.3f}" if timed else megabytes(amount) for amount in amounts.values()]
+        cells += [f"{amount:.3f}" if timed else f"{amount / 1e6:.3f}" for amount in amounts.values()]
+        if timed:
+            cells.append(f"{sum(cost.flops.values()) / 1e6:.3f}")
         cells.append(f"{cost.total / whole:.1%}")
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + f'<td class="bar">{bars}</td></tr>')
     if rest:
-        span = 6 if layers else 5
+        span = 5 + layers + timed
         share = sum(cost.total for cost in rest) / whole
         rows.append(f'<tr><td colspan="{span}">and {len(rest)} more</td><td>{share:.1%}</td><td></td></tr>')
-    unit = " ms" if timed else ""
+    unit = " ms" if timed else " MFLOP"
     heads = [what, *(["operator"] if layers else []), "nodes", f"forward{unit}", f"backward{unit}", f"recomputed{unit}"]
+    heads += ["MFLOP"] if timed else []
     return _table([*heads, "share", ""], rows, "costs" + (" layers" if layers else ""))
 
 

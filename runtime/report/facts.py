@@ -14,6 +14,7 @@ from ...compiler.pipeline import PassRecord
 from ...compiler.program import Program
 from ...compiler.signature import Signature
 from ...passes.execution_order import execution_order, producers_in
+from ...passes.flops import count_flops
 from ...passes.memory_of_values import NOMINAL_SIZE, size_in_bytes
 from ...passes.peak_memory import PeakMemory, estimate_peak, totals_in_bytes
 from ...passes.subgraphs import all_graphs
@@ -42,6 +43,7 @@ class NodeFacts:
         reads: the positions of the nodes whose values it reads.
         outputs: names and types of what it computes.
         bytes: what these take; of a size that cannot be told, 0.
+        flops: its arithmetic, subgraphs included.
         milliseconds: of all nodes of the same part that belong to the same forward node; None without a profile.
     """
 
@@ -54,22 +56,23 @@ class NodeFacts:
     reads: tuple[int, ...]
     outputs: str
     bytes: int
+    flops: int
     milliseconds: float | None
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What is counted under one name: nodes, bytes computed, and milliseconds (None without a profile), by part."""
+    """What is counted under one name, by part: nodes, arithmetic, milliseconds (None without a profile)."""
 
     name: str
     operator: str
     nodes: Mapping[Phase, int]
-    bytes: Mapping[Phase, int]
+    flops: Mapping[Phase, int]
     milliseconds: Mapping[Phase, float] | None
 
     @property
     def total(self) -> float:
-        return sum(self.bytes.values()) if self.milliseconds is None else sum(self.milliseconds.values())
+        return sum(self.flops.values()) if self.milliseconds is None else sum(self.milliseconds.values())
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,7 @@ def _nodes(
                 tuple(position[producer] for producer in reads[node]),
                 ", ".join(_described(value) for value in node.outputs if value.name),
                 int(sum(size for size in taken if math.isfinite(size))),
+                count_flops([node], sizes).total,
                 None if profile is None else times.get((origin.phase, origin.forward_node), 0.0),
             )
         )
@@ -238,7 +242,7 @@ def _costs(nodes: Sequence[NodeFacts], profile: Profile | None, *, by_operator: 
                 name,
                 group[0].rule,
                 {phase: sum(node.phase == phase for node in group) for phase in phases},
-                {phase: sum(node.bytes for node in group if node.phase == phase) for phase in phases},
+                {phase: sum(node.flops for node in group if node.phase == phase) for phase in phases},
                 None if profile is None else milliseconds,
             )
         )

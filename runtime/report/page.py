@@ -77,7 +77,7 @@ def _sizes(facts: Facts) -> str:
 
 def _cost_note(facts: Facts) -> str:
     if facts.profile is None:
-        return "What the nodes compute, in bytes; with <code>--data</code> it is the time that they take."
+        return "The arithmetic of the nodes; with <code>--data</code> it is the time that they take, too."
     lost = sum(kernel.milliseconds for kernel in facts.profile.unattributed)
     missing = f", {lost:.2g} ms of which could not be attributed" if lost else ""
     return (

@@ -91,7 +91,7 @@ def _describe(node: NodeFacts) -> str:
     elif node.phase == "recomputed":
         lines.append(f"{node.forward_node!r} computed again")
     lines.append(node.outputs)
-    lines.append(f"{node.bytes / 1e6:.3g} MB")
+    lines.append(f"{node.bytes / 1e6:.3g} MB, {node.flops / 1e6:.3g} MFLOP")
     if node.milliseconds is not None:
         lines.append(f"{node.milliseconds:.3g} ms in the {node.phase} part of {node.forward_node!r}")
     if node.inner:

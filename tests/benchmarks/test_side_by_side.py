@@ -19,8 +19,8 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def rows(report: str, section: str) -> dict[str, list[str]]:
-    """The cells of the first table under a heading, by workload; the head is under "workload"."""
-    lines = report.split(f"## {section}", 1)[1].splitlines()
+    """The cells of the first table under a heading or paragraph, by workload; the head is under "workload"."""
+    lines = report.split(f"\n{section}" if f"\n{section}" in report else f"\n## {section}", 1)[1].splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("|"))
     table = {}
     for line in lines[start:]:
@@ -33,7 +33,8 @@ def rows(report: str, section: str) -> dict[str, list[str]]:
 
 def test_measures_and_reports(tmp_path: Path) -> None:
     run = bench(
-        *("--workloads", "mlp-small", "--peers", "onnxgrad,onnx-ad", "--rounds", 2, "--seconds", 0.001),
+        *("--workloads", "mlp-small", "--peers", "onnxgrad,overhead,onnx-ad", "--rounds", 2, "--seconds", 0.001),
+        *("--nodes", 500),
         *("--output", tmp_path, "--cache", tmp_path / "cache", "--environments", tmp_path / "none"),
     )
     assert run.returncode == 0, run.stderr
@@ -46,7 +47,14 @@ def test_measures_and_reports(tmp_path: Path) -> None:
     assert step["onnx-ad"] == "fails"
     assert f"not installed: there is no {tmp_path / 'none' / 'onnx-ad'}" in report
     assert float(rows(report, "Gradients against")["mlp-small"][0]) < 1e-5
-    assert (tmp_path / "step.png").stat().st_size > 10_000
+    parts = dict(zip(*(rows(report, "Of onnxgrad")[name] for name in ("workload", "mlp-small")), strict=True))
+    assert float(parts["compile"]) > float(parts["create the session"]) > 0
+    aims = rows(report, "Aims")
+    assert float(aims["overhead of `session.backward`, µs"][1]) > 0
+    assert aims["peak memory, to eager"][2] == "yes"
+    assert "500 nodes" in report
+    for chart in ("step.png", "memory.png"):
+        assert (tmp_path / chart).stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("option", [("--workloads", "mpl"), ("--peers", "onnxgrad,jaxx")])

@@ -138,6 +138,8 @@ COMPILE_OPTIONS: dict[str, tuple[list[str], str]] = {
     "size": (["--free-dim", "batch=0"], "batch=0 is no size"),
     "mode": (["--mode", "train"], 'mode is "grad" or "accumulate", not \'train\''),
     "opset": (["--opset", "17"], "opset is 18 to 26, not 17"),
+    "provider to tune for": (["--tune", "--provider", "Abacus"], "'Abacus' is no execution provider"),
+    "provider without tuning": (["--provider", "CPUExecutionProvider"], "give --tune too"),
 }
 
 
@@ -145,6 +147,14 @@ COMPILE_OPTIONS: dict[str, tuple[list[str], str]] = {
 def test_options_of_compile(case: str, model: Path, unchanged) -> None:
     options, message = COMPILE_OPTIONS[case]
     assert message in refused(unchanged(lambda: run("compile", model, *options)))
+
+
+def test_a_tuning_cache_that_is_none(tmp_path: Path, unchanged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXGRAD_CACHE_DIR", str(tmp_path))
+    (tmp_path / "tuning.json").write_text("{")
+    graph = "g (float[2, 3, 8] x) => (float[2, 4, 6] y) { y = Conv (x, w) }"
+    path = write(tmp_path, parse(graph, {"w": random(4, 3, 3)}))
+    assert "tuning.json does not hold what was measured" in refused(unchanged(lambda: run("compile", path, "--tune")))
 
 
 @pytest.mark.parametrize("option", ["batch", "batch=", "batch=many", "=3"])

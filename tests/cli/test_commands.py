@@ -19,7 +19,7 @@ from onnxgrad.compiler.operators import operator_table
 from tests.cli.running import run
 from tests.compiler.forward_models import MLP_WEIGHTS, mlp, parse, random
 
-COMMANDS = ["compile", "train", "inspect", "report", "check", "ops"]
+COMMANDS = ["compile", "train", "transform", "inspect", "report", "check", "ops"]
 
 
 def test_help_lists_the_commands_and_each_shows_an_example() -> None:
@@ -53,6 +53,26 @@ def test_compile_writes_beside_the_model(model: Path) -> None:
     assert program.signature.mode == "grad"
     assert f"Wrote {model.with_suffix('.train.onnx')}" in finished.out
     assert "3 forward →" in finished.out
+
+
+def test_compile_remembers_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache" / "tuning.json"
+    monkeypatch.setenv("ONNXGRAD_CACHE_DIR", str(cache.parent))
+    path = tmp_path / "m.onnx"
+    graph = "g (float[batch, 4, 8, 8] x) => (float[batch, 4, 6, 6] y) { y = Conv (x, w) }"
+    onnx.save(parse(graph, {"w": random(4, 4, 3, 3)}), path)
+    command = ("compile", path, "--wrt", "w", "--tune", "--provider", "CPUExecutionProvider", "--assume-dim", "batch=3")
+    assert run(*command).code == 0
+    (entry,) = json.loads(cache.read_text())["measured"]
+    assert entry["what"]["operands"][0] == ["FLOAT", 3, 4, 8, 8]
+    assert (entry["what"]["providers"], entry["what"]["onnxruntime"]) == (
+        ["CPUExecutionProvider"],
+        onnxruntime.__version__,
+    )
+    assert len(entry["seconds"]) > 1
+    before = cache.stat().st_mtime_ns
+    assert run(*command).code == 0
+    assert cache.stat().st_mtime_ns == before
 
 
 def test_compile_with_every_option(model: Path, tmp_path: Path) -> None:
@@ -140,6 +160,10 @@ def test_inspect_a_forward_model(model: Path) -> None:
     shown = run("inspect", model)
     assert shown.code == 0
     assert "4 parameters" in shown.out
+    assert "Arithmetic for batch=32: " in shown.out
+    doubled = json.loads(run("inspect", model, "--free-dim", "batch=64", "--json").out)
+    assert doubled["forward_flops"]["products"] == 2 * found["forward_flops"]["products"] > 0
+    assert found["joint_flops"] is None
 
 
 def test_inspect_says_what_blocks_the_path(tmp_path: Path) -> None:
@@ -166,8 +190,12 @@ def test_inspect_a_joint_graph(program: Path) -> None:
     costs = {cost["operator"]: cost for cost in found["costs"]}
     assert (costs["Tanh"]["nodes"], costs["Tanh"]["backward"], costs["Tanh"]["bytes"]) == (1, 0, 32 * 5 * 4)
     assert costs["Gemm"]["nodes"] > costs["Gemm"]["backward"] > 0
+    assert sum(cost["flops"] for cost in costs.values()) == sum(found["joint_flops"].values())
     assert sum(cost["nodes"] for cost in costs.values()) == found["nodes"]
     assert [record["name"] for record in found["passes"]][-1] == "Schedule"
+    assert "times its forward part's" in shown
+    # The gradient of the weights is one product more, that of the input of all but the first layer another.
+    assert 2 < found["joint_flops"]["products"] / found["forward_flops"]["products"] < 3
     doubled = json.loads(run("inspect", program, "--free-dim", "batch=64", "--json").out)
     assert found["peak"]["bytes"] < doubled["peak"]["bytes"] <= 2 * found["peak"]["bytes"]
 

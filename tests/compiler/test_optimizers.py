@@ -43,11 +43,14 @@ RULES: dict[str, tuple[UpdateRule, float, Make]] = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gemm", [False, True])
 @pytest.mark.parametrize("blocked", [False, True])
 @pytest.mark.parametrize("name", RULES)
-def test_every_output_may_be_written_over_its_input(name: str, blocked: bool, dtype: type[np.floating]) -> None:
-    rule = RULES[name][0]
-    model = update_model(rule, ir.DataType.from_numpy(np.dtype(dtype)), blocked=blocked, clip_value=True)
+def test_every_output_may_be_written_over_its_input(
+    name: str, blocked: bool, gemm: bool, dtype: type[np.floating]
+) -> None:
+    rule, element = RULES[name][0], ir.DataType.from_numpy(np.dtype(dtype))
+    model = update_model(rule, element, blocked=blocked, gemm=gemm, clip_value=True, scaled=True)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     inputs = {value.name: value for value in model.graph.inputs}
     outputs = {str(value.name): value for value in model.graph.outputs}
@@ -57,13 +60,14 @@ def test_every_output_may_be_written_over_its_input(name: str, blocked: bool, dt
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gemm", [False, True])
 @pytest.mark.parametrize("name", RULES)
-def test_blocks_and_in_place_change_no_bit(name: str, dtype: type[np.floating]) -> None:
+def test_blocks_and_in_place_change_no_bit(name: str, gemm: bool, dtype: type[np.floating]) -> None:
     rule, decay, _ = RULES[name]
     results = []
     for blocked in (False, True):
         for in_place in (False, True):
-            update = Update(rule, dtype, blocked=blocked, clip_value=False, in_place=in_place)
+            update = Update(rule, dtype, blocked=blocked, gemm=gemm, in_place=in_place)
             generator = np.random.default_rng(3)
             tensors = {n: generator.uniform(0.1, 1.0, 2 * BLOCK).astype(dtype) for n in update.tensors}
             update.run(tensors, {**rule.coefficients(2, LR, decay), "grad_scale": 0.5})
@@ -74,10 +78,11 @@ def test_blocks_and_in_place_change_no_bit(name: str, dtype: type[np.floating]) 
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gemm", [False, True])
 @pytest.mark.parametrize("name", RULES)
-def test_fifty_steps_agree_with_torch(name: str, dtype: type[np.floating]) -> None:
+def test_fifty_steps_agree_with_torch(name: str, gemm: bool, dtype: type[np.floating]) -> None:
     rule, decay, make = RULES[name]
-    update = Update(rule, dtype, blocked=False, clip_value=False, in_place=True)
+    update = Update(rule, dtype, gemm=gemm, in_place=True)
     generator = np.random.default_rng(5)
     tensors = {n: np.zeros(257, dtype) for n in update.tensors}
     tensors["parameter"][:] = generator.standard_normal(257)
@@ -98,8 +103,8 @@ def test_fifty_steps_agree_with_torch(name: str, dtype: type[np.floating]) -> No
 def test_float16_buffers_are_updated_in_float32(name: str) -> None:
     """Each step is that of float32 on the same values, rounded once: to the nearest float16."""
     rule, decay, _ = RULES[name]
-    half = Update(rule, np.float16, blocked=False, clip_value=False, in_place=True)
-    single = Update(rule, np.float32, blocked=False, clip_value=False, in_place=False)
+    half = Update(rule, np.float16, in_place=True)
+    single = Update(rule, np.float32, gemm=False, in_place=False)
     generator = np.random.default_rng(6)
     tensors = {n: np.zeros(257, np.float16) for n in half.tensors}
     tensors["parameter"][:] = generator.standard_normal(257)
@@ -116,7 +121,7 @@ def test_float16_buffers_are_updated_in_float32(name: str) -> None:
 
 def test_float16_follows_torch_to_its_rounding() -> None:
     rule, decay, make = RULES["adamw"]
-    update = Update(rule, np.float16, blocked=False, clip_value=False, in_place=True)
+    update = Update(rule, np.float16, in_place=True)
     generator = np.random.default_rng(8)
     tensors = {n: np.zeros(257, np.float16) for n in update.tensors}
     theirs = torch.nn.Parameter(torch.from_numpy(tensors["parameter"].copy()))
@@ -151,7 +156,7 @@ def test_clipping_agrees_with_torch(dtype: type[np.floating], value: float | Non
     assert norm == pytest.approx(expected, rel=1e-6)
 
     rule = SGDRule(0.0, 0.0, False, False)
-    update = Update(rule, dtype, blocked=False, clip_value=value is not None, in_place=True)
+    update = Update(rule, dtype, clip_value=value is not None, in_place=True)
     tensors = {"parameter": np.zeros(100 * ROW, dtype), "gradient": gradient}
     clipping = clip_coefficients(grad_scale=0.5, value=value, factor=clip_factor(norm, 2.0))
     update.run(tensors, {**rule.coefficients(1, 1.0, 0.0), **clipping})
@@ -169,17 +174,24 @@ class Update:
     """An update graph in ONNX Runtime, run on arrays that it overwrites: in their memory, or by a copy."""
 
     def __init__(
-        self, rule: UpdateRule, dtype: type[np.floating], *, blocked: bool, clip_value: bool, in_place: bool
+        self,
+        rule: UpdateRule,
+        dtype: type[np.floating],
+        *,
+        blocked: bool = False,
+        gemm: bool = True,
+        clip_value: bool = False,
+        in_place: bool,
     ) -> None:
         element = ir.DataType.from_numpy(np.dtype(dtype))
-        model = update_model(rule, element, blocked=blocked, clip_value=clip_value)
+        model = update_model(rule, element, blocked=blocked, gemm=gemm, clip_value=clip_value, scaled=True)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(
             ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         self.tensors = ("parameter", "gradient", *rule.states)
-        self._shape = (-1, BLOCK) if blocked else (-1,)
+        self._shape = (-1, 1, BLOCK) if blocked else (1, -1)
         self._in_place = in_place
 
     def run(self, tensors: Mapping[str, np.ndarray], scalars: Mapping[str, float]) -> None:
@@ -204,10 +216,10 @@ class Update:
 def as_feeds(
     session: ort.InferenceSession, tensors: Mapping[str, np.ndarray], scalars: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    """The tensors, and those of the scalars that the graph takes in the type it takes them."""
+    """The tensors, and those of the scalars that the graph takes in the type and shape it takes them."""
     types = {"tensor(float)": np.float32, "tensor(double)": np.float64}
-    taken = {value.name: types[value.type] for value in session.get_inputs() if value.name not in tensors}
-    return {**tensors, **{name: np.array(scalars[name], dtype) for name, dtype in taken.items()}}
+    taken = [value for value in session.get_inputs() if value.name not in tensors]
+    return {**tensors, **{value.name: np.full(value.shape, scalars[value.name], types[value.type]) for value in taken}}
 
 
 def check(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:

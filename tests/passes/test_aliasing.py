@@ -26,6 +26,7 @@ SAFE = {
     "not read at all": ("y = Add (a, b)", ""),
     "computed in another type": ("d = Cast <to = 11> (x)  e = Mul (d, d)  y = Cast <to = 1> (e)", ""),
     "gemm's C": ("y = Gemm <transA = 1> (a, b, x)", ""),
+    "scattered onto it": ('y = ScatterElements <axis = 0, reduction = "add"> (x, rows, a)', ""),
     "a new output that depends on it": ("z = Mul (x, a)  y = Add (x, z)", ", float[4,4] z"),
 }
 
@@ -48,6 +49,7 @@ UNSAFE = {
     "three operands are summed in the output": ("y = Sum (a, b, x)", ""),
     "gemm's A": ("y = Gemm (x, b, a)", ""),
     "gemm's A and C": ("y = Gemm (x, b, x)", ""),
+    "its own rows scattered": ('y = ScatterElements <axis = 0, reduction = "add"> (x, rows, x)', ""),
     "gemm's C and, by a view, its A": ("v = Identity (x)  y = Gemm (v, b, x)", ""),
     "an operator of another domain": ("y = com.microsoft.Gelu (x)", ""),
     "broadcast after a reduction": ("s = ReduceMax <keepdims = 1> (x)  y = Mul (x, s)", ""),
@@ -63,7 +65,8 @@ UNSAFE = {
 def graph_of(body: str, outputs: str) -> ir.Model:
     return parse(
         f"g (float[4,4] x, float[4,4] a, float[4,4] b) => (float[4,4] y{outputs}) "
-        f"<int64[2] sizes = {{4, 4}}, float zero = {{0}}> {{ {body} }}"
+        "<int64[2] sizes = {4, 4}, float zero = {0},"
+        f" int64[4,4] rows = {{0, 1, 2, 3, 3, 3, 3, 3, -1, 0, 0, 1, 2, 2, 2, 2}}> {{ {body} }}"
     )
 
 

@@ -81,3 +81,15 @@ def test_inner_nodes_that_others_read_stay() -> None:
     assert check_pass(MergeViews(), model, {"x": X})
     assert operators(model) == ["Transpose", "Transpose"]
     assert model.graph[1].inputs[0] is model.graph.inputs[0]
+
+
+def test_rows_of_a_product_that_is_an_output_are_merged_before() -> None:
+    model = parse(
+        "g (float[B,T,4] x, float[4,3] w) => (float[N,3] y) <int64[2] rows = {-1, 3}>"
+        " { p = MatMul (x, w)  y = Reshape (p, rows) }"
+    )
+    generator = np.random.default_rng(0)
+    shapes = {"x": (2, 5, 4), "w": (4, 3)}
+    feeds = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    assert check_pass(MergeViews(), model, feeds, rtol=1e-6)
+    assert [node.op_type for node in model.graph] == ["Reshape", "MatMul"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from onnxgrad.passes.convolution_gradients import WeightForm
+from onnxgrad.passes.convolution_gradients import InputForm, WeightForm
 from onnxgrad.passes.rules import BUILTIN_RULES, convolution_forms
 
 from .checking import check_rule, joint_graph, run_runtime
@@ -171,14 +171,15 @@ def test_conv_transpose_that_is_longer_than_its_windows() -> None:
     )
 
 
-PRODUCTS = [WeightForm.TAPS, WeightForm.TAPS_OVER_BATCH, WeightForm.GATHERED_TAPS]
+PRODUCTS = [WeightForm.TAPS, WeightForm.TAPS_OVER_BATCH, WeightForm.COLUMNS, WeightForm.GATHERED_TAPS]
 
 
 @pytest.mark.parametrize("form", PRODUCTS)
 @pytest.mark.parametrize(
     ("options", "kernel"),
     [
-        ({"pads": [1, 0, 1, 2]}, (3, 2)),
+        ({"pads": [1, 0, 1, 1]}, (3, 2)),
+        ({"pads": [0, 1, 2, 1], "dilations": [2, 1]}, (2, 2)),
         ({"strides": [1, 3], "pads": [0, 1, 2, 1], "dilations": [2, 1]}, (2, 2)),
         ({"strides": [3, 1], "auto_pad": "SAME_UPPER", "group": 2}, (3, 2)),
         ({"strides": [2, 2], "group": 2}, (1, 1)),
@@ -225,6 +226,7 @@ def test_transposed_weight_by_products(
     check_conv_transpose(sample(2, 4, 4), sample(4, 1, 3), group=2, static=[1], runtime_dtypes=(np.float32,), **options)
 
 
+@pytest.mark.parametrize("form", [InputForm.REVERSED_KERNEL, InputForm.COLUMNS])
 @pytest.mark.parametrize(
     ("options", "kernel"),
     [
@@ -236,11 +238,11 @@ def test_transposed_weight_by_products(
     ],
     ids=str,
 )
-def test_input_by_reversed_kernel(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], kernel: tuple[int, int]
+def test_input_without_transposed_convolution(
+    monkeypatch: pytest.MonkeyPatch, form: InputForm, options: dict[str, Any], kernel: tuple[int, int]
 ) -> None:
-    """Padding beyond the kernel, which no reversed kernel can undo, is left to ConvTranspose."""
-    monkeypatch.setattr(convolution_forms, "prefers_reversed_kernel", lambda sizes: True)
+    """Padding beyond the kernel, which no reversed kernel can undo, is left to ConvTranspose, as are groups."""
+    monkeypatch.setattr(convolution_forms, "input_form", lambda sizes: form)
     runtime_dtypes = () if "auto_pad" in options else (np.float32,)  # no dilated SAME in ONNX Runtime
     group = options.get("group", 1)
     check_conv(sample(2, 2, 4, 4), sample(4, 2 // group, *kernel), static=[1], runtime_dtypes=runtime_dtypes, **options)
@@ -264,12 +266,14 @@ def gradients(x: list[Any], w: tuple[int, ...], **attributes: Any) -> onnx.Model
     ("size", "w", "options", "forms"),
     [
         ([56, 56], (64, 64, 3, 3), {"pads": [1, 1, 1, 1]}, {"MatMul": 9, "Conv": 1}),
-        ([14, 14], (256, 256, 3, 3), {"pads": [1, 1, 1, 1]}, {"Gemm": 9, "Conv": 1}),
+        ([14, 14], (256, 256, 3, 3), {"pads": [1, 1, 1, 1]}, {"Gemm": 2}),
+        ([14, 14], (256, 256, 3, 3), {"strides": [2, 2]}, {"Gemm": 9, "ConvTranspose": 1}),
         ([56, 56], (256, 64, 1, 1), {}, {"MatMul": 1, "Conv": 1}),
         ([56, 56], (128, 64, 1, 1), {"strides": [2, 2]}, {"MatMul": 1, "ConvTranspose": 1}),
         ([32, 32], (16, 3, 3, 3), {}, {"MatMul": 1, "ConvTranspose": 1}),
         ([64, 64], (64, 3, 7, 7), {"strides": [2, 2]}, {"Conv": 1, "ConvTranspose": 1}),
-        ([28, 28], (96, 1, 3, 3), {"group": 96}, {"MatMul": 9, "Conv": 1}),
+        ([56, 56], (96, 1, 3, 3), {"group": 96}, {"MatMul": 9, "Conv": 1}),
+        ([28, 28], (96, 1, 3, 3), {"group": 96}, {"MatMul": 3, "Conv": 1}),
         ([14, 14], (96, 1, 3, 3), {"group": 96}, {"MatMul": 3, "Conv": 1}),
         (["H", "W"], (64, 64, 3, 3), {"pads": [1, 1, 1, 1]}, {"MatMul": 9, "Conv": 1}),
     ],
@@ -284,6 +288,20 @@ def test_form_by_sizes(
     assert {name: count for name, count in counts.items() if count} == forms
 
 
+def test_weight_by_convolution_computes_its_taps_alone() -> None:
+    """The zero that a stride leaves behind the last window would make the Conv 8 x 8, to be cut to 7 x 7."""
+    model = gradients([1, 3, 64, 64], (64, 3, 7, 7), strides=[2, 2], pads=[3, 3, 3, 3])
+    assert "Slice" not in [node.op_type for node in model.graph.node]
+    (pads,) = [
+        list(attribute.ints)
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.name != "conv"
+        for attribute in node.attribute
+        if attribute.name == "pads"
+    ]
+    assert pads == [3, 3, 2, 2]
+
+
 @pytest.mark.parametrize("batch", [0, 1, 3])
 @pytest.mark.parametrize(
     ("weight", "group"),
@@ -291,6 +309,7 @@ def test_form_by_sizes(
         ((8, 8, 3, 3), 1),
         ((8, 3, 3, 3), 1),
         ((64, 64, 1, 1), 1),
+        ((128, 128, 3, 3), 1),
         ((6, 6, 3, 3), 1),
         ((8, 8, 7, 7), 1),
         ((5, 1, 3, 3), 5),

@@ -102,6 +102,14 @@ def test_clip(shape: tuple[int, ...], low: float | None, high: float | None, con
     )
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, 2.0), (1.0, 1.0), (2.0, 1.0)])
+def test_clip_at_constant_bounds(low: float, high: float) -> None:
+    """Bounds that are known to be in order are compared with at once, through the output."""
+    x = np.array([0.0, 1.0, 1.5, 2.0, 3.0, np.inf, -np.inf, np.nan])
+    bounds = [np.array(low), np.array(high)]
+    check_edge_values("Clip", [x, *bounds], lambda x, *_: torch.clamp(x, low, high), constants=[1, 2])
+
+
 def test_clip_at_its_bounds() -> None:
     x = np.array([0.0, 1.0, 1.5, 2.0, 3.0])
     check_edge_values("Clip", [x, np.array(1.0), np.array(2.0)], torch.clamp)

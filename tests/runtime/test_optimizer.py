@@ -13,6 +13,7 @@ import torch
 import onnxgrad
 from onnxgrad.compiler.optimizers import BLOCK
 from onnxgrad.passes.errors import Error, InputError
+from onnxgrad.runtime.executor import session_options
 from onnxgrad.runtime.optimizer import SGD, Adam, AdamW, Optimizer
 from onnxgrad.runtime.session import Session
 
@@ -114,6 +115,23 @@ def test_a_large_model_is_updated_block_by_block() -> None:
         torch.nn.utils.clip_grads_with_norm_(layer.parameters(), 1.0, torch.tensor(expected))
         reference.step()
     compare(session, layer, 1e-5)
+
+
+def test_how_many_threads_share_the_blocks_changes_no_bit() -> None:
+    """Also with more threads than blocks, in one of the groups."""
+    results = []
+    for threads in (1, 2, 7):
+        session, _ = wide_session(600, 500, threads=threads)
+        optimizer = AdamW(session, lr=0.01, groups=[{"parameters": "bias", "weight_decay": 0.0}])
+        generator = np.random.default_rng(4)
+        for _ in range(2):
+            for name, gradient in session.grads.items():
+                session.grads[name] = generator.standard_normal(gradient.shape).astype(np.float32)
+            optimizer.step(clip_value=1.0)
+        results.append({name: np.array(array) for name, array in session.parameters.items()})
+    for other in results[1:]:
+        for name, array in results[0].items():
+            np.testing.assert_array_equal(other[name], array)
 
 
 def test_parameters_of_two_types_are_clipped_by_one_norm() -> None:
@@ -354,7 +372,7 @@ def compare(session: Session, module: torch.nn.Module, tolerance: float) -> None
         )
 
 
-def wide_session(rows: int, columns: int) -> tuple[Session, torch.nn.Linear]:
+def wide_session(rows: int, columns: int, *, threads: int = 0) -> tuple[Session, torch.nn.Linear]:
     """y = x Wᵀ + b with the seed of y fed, and the same layer in PyTorch."""
     torch.manual_seed(1)
     layer = torch.nn.Linear(columns, rows)
@@ -364,7 +382,8 @@ def wide_session(rows: int, columns: int) -> tuple[Session, torch.nn.Linear]:
     )
     for name, parameter in layer.named_parameters():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(parameter.detach().numpy(), name))
-    return onnxgrad.compile(proto, mode="accumulate").session(providers=["CPUExecutionProvider"]), layer
+    program, options = onnxgrad.compile(proto, mode="accumulate"), session_options(threads)
+    return program.session(providers=["CPUExecutionProvider"], options=options), layer
 
 
 def mixed_session() -> Session:

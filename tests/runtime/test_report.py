@@ -13,6 +13,7 @@ import pytest
 
 import onnxgrad
 from onnxgrad.compiler.save import save_model
+from onnxgrad.passes.flops import count_flops
 from onnxgrad.passes.peak_memory import estimate_peak
 from onnxgrad.runtime.report.facts import Facts, gather
 from onnxgrad.runtime.report.layout import layered
@@ -120,7 +121,10 @@ def test_the_numbers_are_those_of_the_program(facts: Facts) -> None:
         assert sum(gradient.shares) == pytest.approx(1)
     for costs in (facts.by_operator, facts.by_layer):
         assert sum(sum(cost.nodes.values()) for cost in costs) == len(facts.nodes)
-        assert sum(sum(cost.bytes.values()) for cost in costs) == sum(node.bytes for node in facts.nodes)
+        assert (
+            sum(sum(cost.flops.values()) for cost in costs)
+            == count_flops(program.executable().graph, facts.sizes).total
+        )
     assert [record.name for record in facts.passes][-1] == "Schedule"
 
 
