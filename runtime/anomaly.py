@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 
 from ..compiler.program import Program
-from ..passes.activity import is_float
 from ..passes.differentiate import FORWARD_NODE, RULE
 from ..passes.eliminate_common_subexpressions import RECOMPUTE
 from ..passes.errors import AnomalyError, describe
@@ -19,10 +17,8 @@ from ..passes.fresh_names import FreshNames
 from ..passes.subgraphs import captured_values
 from .device import Provider
 from .exact_forward import in_float64
-from .executor import create_session, run_bound, session_options
 from .feeds import Array, to_numpy
-
-Feeds = Mapping[str, np.ndarray]
+from .finiteness import Feeds, count_inside, count_values, is_float_tensor, run_as_written
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,7 @@ class Anomaly:
         forward_node: the forward node to which the node belongs; its own name for a forward node.
         inputs, outputs: what it read and made.
         infinities: for a node that makes NaN of infinities, where these come from.
+        inside: of a Scan, Loop or If, the node within it, and the iteration in which it makes the first.
     """
 
     result: str
@@ -83,6 +80,7 @@ class Anomaly:
     inputs: tuple[Statistics, ...]
     outputs: tuple[Statistics, ...]
     infinities: tuple[str, ...]
+    inside: tuple[ir.Node, int | None] | None = None
 
     def __str__(self) -> str:
         if self.node is None:
@@ -96,11 +94,17 @@ class Anomaly:
         lines = [
             f"{self.result!r} has {self.kind}. The first node that makes one from inputs without is",
             f"  {describe(self.node)}, {part}",
+            *([] if self.inside is None else [_describe_inside(*self.inside)]),
             *(f"  reads {each}" for each in self.inputs),
             *(f"  makes {each}" for each in self.outputs),
             *(f"  {each}" for each in self.infinities),
         ]
         return "\n".join(lines)
+
+
+def _describe_inside(node: ir.Node, iteration: int | None) -> str:
+    where = "" if iteration is None else f", first in iteration {iteration} (counted from 0)"
+    return f"  inside it: {describe(node)}{where}"
 
 
 def check_finite(
@@ -178,7 +182,10 @@ def find_anomaly(
         metadata = origin.metadata_props
         forward_node = metadata.get(RECOMPUTE) or metadata.get(FORWARD_NODE) or origin.name
         rule = None if RECOMPUTE in metadata else metadata.get(RULE)
-        return Anomaly(name, kind, origin, None, rule, forward_node, inputs, outputs, tuple(infinities))
+        inside = None
+        if origin.op_type in ("If", "Loop", "Scan"):
+            inside = count_inside(model, str(origin.outputs[0].name), feeds, providers)
+        return Anomaly(name, kind, origin, None, rule, forward_node, inputs, outputs, tuple(infinities), inside)
     return None
 
 
@@ -205,43 +212,18 @@ def _origin(value: ir.Value, bad: Callable[[ir.Value], bool], position: Mapping[
 def _count(model: ir.Model, feeds: Feeds, providers: Sequence[Provider]) -> dict[str, tuple[int, int]]:
     """By name, how many NaN and infinities each float of the main graph has."""
     counting = model.clone()
-    graph = counting.graph
-    fresh = FreshNames(graph).fresh
-    names: list[str] = []
-    graph.outputs.clear()
-    for value in [value for node in graph for value in node.outputs if _is_float_tensor(value)]:
-        graph.extend(nodes := list(_counting_nodes(value)))
-        for node in nodes:
-            node.outputs[0].name = fresh(f"{value.name}/{node.op_type}")
-            node.name = node.outputs[0].name
-        counts = [node.outputs[0] for node in nodes if node.op_type == "ReduceSum"]
-        for count in counts:
-            count.type, count.shape = ir.TensorType(ir.DataType.INT32), ir.Shape([])
-        graph.outputs.extend(counts)
-        names.append(str(value.name))
-    results = _run(counting, feeds, providers)
-    found = {name: (int(results[2 * index]), int(results[2 * index + 1])) for index, name in enumerate(names)}
-    sources = {str(value.name): _constant(value) for value in graph.initializers.values() if _is_float_tensor(value)}
+    counts = count_values(counting.graph, FreshNames(counting.graph).fresh)
+    counting.graph.outputs[:] = [count for pair in counts.values() for count in pair]
+    results = run_as_written(counting, feeds, providers)
+    found = {str(v.name): (int(results[2 * i]), int(results[2 * i + 1])) for i, v in enumerate(counts)}
+    sources = {
+        str(value.name): _constant(value) for value in model.graph.initializers.values() if is_float_tensor(value)
+    }
     for name, array in {**sources, **feeds}.items():
         if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
             exact = in_float64(array)
             found[name] = int(np.isnan(exact).sum()), int(np.isinf(exact).sum())
     return found
-
-
-def _is_float_tensor(value: ir.Value) -> bool:
-    return isinstance(value.type, ir.TensorType) and is_float(value)
-
-
-def _counting_nodes(value: ir.Value) -> Iterator[ir.Node]:
-    if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):  # for which there are few kernels
-        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT})
-        yield cast
-        value = cast.outputs[0]
-    for operator in ("IsNaN", "IsInf"):
-        test = ir.node(operator, [value])
-        number = ir.node("Cast", [test.outputs[0]], {"to": ir.DataType.INT32})
-        yield from (test, number, ir.node("ReduceSum", [number.outputs[0]], {"keepdims": 0}))
 
 
 def _look(
@@ -254,34 +236,11 @@ def _look(
     looking = model.clone()
     by_name = {str(value.name): value for node in looking.graph for value in node.outputs}
     looking.graph.outputs[:] = [by_name[name] for name in computed]
-    arrays = dict(zip(computed, _run(looking, feeds, providers) if computed else (), strict=True))
+    arrays = dict(zip(computed, run_as_written(looking, feeds, providers) if computed else (), strict=True))
     return tuple(
         Statistics.of(name, arrays[name] if name in arrays else feeds[name] if name in feeds else _constant(value))
         for name, value in ((str(value.name), value) for value in tensors)
     )
-
-
-def _run(model: ir.Model, feeds: Feeds, providers: Sequence[Provider]) -> list[np.ndarray]:
-    """The outputs of *model* as it is written: with the runtime's fusions, not all of its values would be there."""
-    options = session_options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = create_session(model, providers, options)
-    taken = {value.name for value in model.graph.inputs}
-    binding = session.io_binding()
-    for name, array in feeds.items():
-        if name in taken:
-            binding.bind_ortvalue_input(name, _ortvalue(array))
-    for value in model.graph.outputs:
-        binding.bind_output(value.name, "cpu")
-    run_bound(session, binding)
-    return [np.array(value.numpy()) for value in binding.get_outputs()]
-
-
-def _ortvalue(array: np.ndarray) -> ort.OrtValue:
-    if array.dtype.name == "bfloat16":
-        bits = array.view(np.uint16)
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, int(ir.DataType.BFLOAT16))
-    return ort.OrtValue.ortvalue_from_numpy(np.asarray(array))
 
 
 def _constant(value: ir.Value) -> np.ndarray:

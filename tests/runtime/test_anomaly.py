@@ -114,12 +114,32 @@ def test_a_loop_is_named() -> None:
     graph = """g (float[T, 3] x) => (float[3] y) {
         zero = Constant <value = float[3] {0, 0, 0}> ()
         [steps] y = Scan <num_scan_inputs = 1, body = b (float[3] h, float[3] e) => (float[3] next) {
-            s = Mul (e, w) l = Log (s) next = Add (h, l)
+            s = Mul (e, w) [log] l = Log (s) next = Add (h, l)
         }> (zero, x)
     }"""
-    session = onnxgrad.compile(parse(graph, {"w": random(3)})).session()
-    with session.detect_anomaly(), pytest.raises(onnxgrad.AnomalyError, match="Scan node 'steps', of the forward part"):
-        session.run({"x": -np.abs(random(2, 3)) * np.sign(random(3))})
+    session = onnxgrad.compile(parse(graph, {"w": np.ones(3, np.float32)})).session()
+    x = np.ones((4, 3), np.float32)
+    x[2, 1] = -1
+    with session.detect_anomaly(), pytest.raises(onnxgrad.AnomalyError) as caught:
+        session.grad({"x": x}, {"y": np.ones(3, np.float32)})
+    assert "Scan node 'steps', of the forward part" in str(caught.value)
+    assert "inside it: Log node 'log', first in iteration 2 (counted from 0)" in str(caught.value)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_branch_is_named(positive: bool) -> None:
+    graph = """g (float[3] x, bool positive) => (float[3] y) {
+        p = Mul (x, w)
+        [choice] y = If (positive) <
+            then_branch = a () => (float[3] t) { [log] t = Log (p) },
+            else_branch = b () => (float[3] f) { n = Neg (p) [root] f = Sqrt (n) }
+        >
+    }"""
+    session = onnxgrad.compile(parse(graph, {"w": np.ones(3, np.float32)})).session()
+    x = np.array([1, -1, 2], np.float32)
+    inner = "Log node 'log'" if positive else "Sqrt node 'root'"
+    with session.detect_anomaly(), pytest.raises(onnxgrad.AnomalyError, match=rf"'choice'.*\n  inside it: {inner}\n"):
+        session.run({"x": x, "positive": np.array(positive)})
 
 
 def test_gradients_of_before_the_call() -> None:
