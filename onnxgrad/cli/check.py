@@ -103,27 +103,27 @@ def _print(report: GradcheckReport) -> None:
 
     from .console import result_console, result_table
 
-    table = result_table(
-        "gradient of", "norm", "elements", "worst at", "analytic", "numerical", "absolute", "relative", "verdict"
-    )
-    for column in table.columns[1:]:
+    table = result_table("gradient of", "worst at", "analytic", "numerical", "abs.", "rel.", "")
+    table.caption = "abs. and rel.: the absolute and the relative error of the worst element"
+    table.columns[0].min_width = 12
+    for column in table.columns[2:]:
         column.no_wrap = True
         column.justify = "right"
     for check in report.checks:
         worst = check.worst
         table.add_row(
             check.name,
-            f"{check.norm:.4g}",
-            f"{check.elements}/{check.size}",
             "together" if worst.index is None else str(list(worst.index)),
-            f"{worst.analytic:.6g}",
-            f"{worst.numerical:.6g}",
-            f"{worst.absolute:.1e}",
-            f"{worst.relative:.1e}",
+            f"{worst.analytic:.4g}",
+            f"{worst.numerical:.4g}",
+            f"{worst.absolute:.0e}",
+            f"{worst.relative:.0e}",
             Text("ok", "green") if check.passed else Text("WRONG", "red"),
         )
     console = result_console()
     console.print(table)
+    moved, size = (sum(getattr(check, name) for check in report.checks) for name in ("elements", "size"))
+    console.print(f"{moved:,} of {size:,} elements moved one by one, the others together")
     precisions = " and ".join(sorted({check.precision for check in report.checks}))
     if report:
         count = len(report.checks)
