@@ -89,8 +89,17 @@ def correlate(x: Tensor, y: Tensor, like: Tensor, windows: Sequence[Windows], gr
         strides=[each.dilation for each in windows],
         dilations=[each.stride for each in windows],
     ).transpose(swapped)
-    surplus = [axis for axis, each in enumerate(windows, 2) if _may_hold_another_tap(each)]
+    surplus = _axes_of_surplus_taps(windows)
     return crop(w, {axis: (0, size_of(like, axis)) for axis in surplus})
+
+
+def gives_surplus_taps(windows: Sequence[Windows]) -> bool:
+    """Whether `correlate` computes taps beyond those of the kernel, which it cuts off."""
+    return bool(_axes_of_surplus_taps([_without_surplus(each) for each in windows]))
+
+
+def _axes_of_surplus_taps(windows: Sequence[Windows]) -> list[int]:
+    return [axis for axis, each in enumerate(windows, 2) if _may_hold_another_tap(each)]
 
 
 def _batch_by_groups(x: Tensor, channels: Size, group: int) -> Tensor:
