@@ -153,6 +153,7 @@ def compile(
             EliminateDeadCode(protected),
             MoveRowFactors(protected),
             LowerCrossEntropy(),
+            EliminateCommonSubexpressions(protected),
             *([LowerFakeQuantize()] if fake_quantize else []),
             ChooseResiduals(joint.forward),
             *(

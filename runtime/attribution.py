@@ -71,7 +71,9 @@ class JointGraph:
         name = node.name or str(node.outputs[0].name)
         metadata = node.metadata_props
         emitter = metadata.get(PASS)
-        if node.outputs[0].name in self._forward or emitter in (None, "attach_loss"):
+        if emitter == "attach_loss":
+            return Origin("forward", metadata.get(RULE, node.op_type), metadata.get(FORWARD_NODE, name))
+        if node.outputs[0].name in self._forward or emitter is None:
             return Origin("forward", node.op_type, name)
         if RECOMPUTE in metadata:
             return Origin("recomputed", node.op_type, metadata[RECOMPUTE])

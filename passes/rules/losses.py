@@ -59,6 +59,23 @@ def negative_log_likelihood_loss(n: Primal, dloss: Tensor) -> Sequence[Cotangent
     return cotangent, None, lambda: _weights_cotangent(n, dloss, log_prob)
 
 
+def negative_log_likelihood(n: Primal, log_prob: Tensor) -> Tensor:
+    """The loss in primitives: -log_prob at the label times the weight of its class; the mean is over the weights."""
+    op, ignored, weights = n.op, _ignored(n), _class_weights(n)
+    loss = -_wide(op.GatherElements(log_prob, _labels(n).unsqueeze([1]), axis=1).squeeze([1]))
+    if n.input(2) is not None and weights is not None:
+        loss = loss * weights
+    if ignored is not None:
+        # Selected, not multiplied by 0: log-probabilities of ignored samples may be infinite.
+        loss = op.Where(ignored, op.constant(0, loss.dtype), loss)
+    match n.attr("reduction", "mean"):
+        case "sum":
+            loss = loss.sum()
+        case "mean":
+            loss = loss.sum() / (n.required(1).count(dtype=loss.dtype) if weights is None else weights.sum())
+    return loss.cast(log_prob.dtype)
+
+
 def _labels(n: Primal) -> Tensor:
     """The labels, with those to ignore (which need not be classes) made 0."""
     ignored = _ignored(n)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import onnx_ir as ir
 
 from ..tape import Tensor
 
 _SPREADING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
 _REARRANGING = frozenset("Flatten Pad Reshape Slice Split Squeeze Transpose Unsqueeze".split())
+FEW = 1 << 14
+"""Elements for which the number of nodes counts more than what each does."""
 FARTHEST = 12
 """The most nodes through which a cotangent is followed back to the products that it comes from."""
 
@@ -18,7 +22,8 @@ def masked(dy: Tensor, mask: Tensor) -> Tensor:
     Out of convolutions and matrix products an infinity or NaN comes in many elements at once, masked ones or not.
     What comes from those alone is multiplied with the mask, which takes ONNX Runtime half the time of a Where.
     """
-    if _comes_from_products(dy.value, FARTHEST):
+    few = dy.static_shape is not None and prod(dy.static_shape) <= FEW
+    if not few and _comes_from_products(dy.value, FARTHEST):
         return dy * mask.cast(dy.dtype)
     return dy.op.Where(mask, dy, dy.op.constant(0, dy.dtype))
 
