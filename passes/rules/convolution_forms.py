@@ -21,7 +21,7 @@ from ..forms import Alternatives
 from ..tape import Tensor
 from .sizes import join_sizes, size_of
 from .slicing import zero_pad
-from .sliding_windows import Windows, convolve, convolve_transposed, correlate, gives_surplus_taps
+from .sliding_windows import Windows, convolve, convolve_transposed, correlate
 
 _MOST_TAPS = 64
 """A form that emits nodes for each tap is no choice beyond this: it would swell the graph."""
@@ -42,8 +42,7 @@ def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows
         if group == 1 and prod(sizes.kernel) <= _MOST_TAPS:
             forms[InputForm.COLUMNS] = partial(_multiply_columns, windows=reversed_windows, sizes=sizes)
     expected = InputForm.TRANSPOSED if sizes is None else input_form(sizes)
-    plain = InputForm.TRANSPOSED
-    return _alternatives("input gradient of a convolution", (y, w, like), windows, group, forms, expected, plain)
+    return _alternatives("input gradient of a convolution", (y, w, like), windows, group, forms, expected)
 
 
 def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Alternatives:
@@ -71,9 +70,7 @@ def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows]
     expected = WeightForm.CONVOLUTION if sizes is None else weight_form(sizes)
     if expected not in forms:
         expected = WeightForm.TAPS_OVER_BATCH if expected is WeightForm.COLUMNS else WeightForm.TAPS
-    # The transpose of a cut pads a kernel, which ONNX Runtime takes for padding of the signal (its PadFusion).
-    plain = expected if gives_surplus_taps(windows) else WeightForm.CONVOLUTION
-    return _alternatives("weight gradient of a convolution", (x, y, w), windows, group, forms, expected, plain)
+    return _alternatives("weight gradient of a convolution", (x, y, w), windows, group, forms, expected)
 
 
 def _alternatives(
@@ -83,10 +80,10 @@ def _alternatives(
     group: int,
     forms: Mapping[Enum, Callable[..., Tensor]],
     expected: Enum,
-    plain: Enum,
 ) -> Alternatives:
     """The forms that can express the windows: the first of *forms* always can, and is expected if *expected* is not.
 
+    That one is the plain one, too.
     Padding that is computed in the graph cannot be emitted elsewhere, for a measurement: then there is no choice.
     """
     chosen = expected if expected in forms else next(iter(forms))
@@ -96,8 +93,7 @@ def _alternatives(
     else:
         forms = {chosen: forms[chosen]}
     named = {form.name: emit for form, emit in forms.items()}
-    plain = plain if plain in forms else chosen
-    return Alternatives(family, operands, attributes, named, expected=chosen.name, plain=plain.name)
+    return Alternatives(family, operands, attributes, named, expected=chosen.name, plain=next(iter(named)))
 
 
 def _sizes(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> ConvolutionSizes | None:
