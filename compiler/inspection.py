@@ -15,10 +15,11 @@ from ..passes.flops import Flops, count_flops
 from ..passes.peak_memory import PeakMemory, estimate_peak
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
+from .cost import OperatorCost, cost_by_operator
 from .load import ModelLike, load_model
 from .normalize import normalize
 from .operators import State, describe_entry
-from .pipeline import Pipeline, count_nodes
+from .pipeline import PassRecord, Pipeline, count_nodes, read_pass_records
 from .program import Program
 from .signature import SIGNATURE_KEY, Signature
 
@@ -51,6 +52,8 @@ class Inspection:
         blockers: the active nodes that cannot be differentiated.
         signature: that of a joint graph, else None.
         peak: the most memory that a joint graph's activations are estimated to take, else None.
+        costs: what a joint graph's operators compute, else empty.
+        passes: what each pass of its compilation did.
         forward_flops: the arithmetic of the forward model, or of the forward part of a joint graph.
         joint_flops: that of a joint graph, else None.
         free_dims: the names of the symbolic dims of the inputs.
@@ -67,6 +70,8 @@ class Inspection:
     blockers: list[str]
     signature: Signature | None
     peak: PeakMemory | None
+    costs: list[OperatorCost]
+    passes: list[PassRecord]
     forward_flops: Flops
     joint_flops: Flops | None
     free_dims: list[str]
@@ -91,9 +96,11 @@ def inspect_model(
     dims = (dim for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int))
     free = list(dict.fromkeys(dim.value for dim in dims if dim.value is not None))
     peak, joint_flops, forward_flops = None, None, Flops()
+    costs, passes = [], read_pass_records(loaded)
     if signature is not None:
         peak, joint_flops = estimate_peak(graph, free_dims), count_flops(graph, free_dims)
         forward_flops = count_flops(Program(loaded, signature).forward(loss=True).graph, free_dims)
+        costs = cost_by_operator(graph, free_dims)
     parameters = normalize(Pipeline(loaded), rules, {})
     if signature is None:
         forward_flops = count_flops(graph, free_dims)
@@ -116,6 +123,8 @@ def inspect_model(
         [str(blocker) for blocker in find_blockers(activity, rules)],
         signature,
         peak,
+        costs,
+        passes,
         forward_flops,
         joint_flops,
         free,

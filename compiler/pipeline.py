@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..passes.errors import InvalidModelError
 from ..passes.subgraphs import all_graphs
 
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass did: nodes of the graph before and after (subgraphs included), and its wall time in seconds."""
+    """What one pass did: nodes of the graph before and after (subgraphs included), and its wall time in seconds.
+
+    The time is not kept in a file, whose bytes must not depend on it: None for a program that was loaded.
+    """
 
     name: str
     nodes_before: int
     nodes_after: int
-    seconds: float
+    seconds: float | None = None
 
+
+PASSES_KEY = "onnxgrad.passes"
+"""Metadata key of a joint graph: the records of the passes of its compilation, as JSON."""
 
 OnPass = Callable[[PassRecord, ir.Model], None]
 """Called after each pass with its record and the model as it is then (not to be changed)."""
@@ -54,3 +62,18 @@ class Pipeline:
 def count_nodes(model: ir.Model) -> int:
     """The number of nodes in the graph and its subgraphs."""
     return sum(len(graph) for graph in all_graphs(model.graph))
+
+
+def keep_pass_records(model: ir.Model, records: Iterable[PassRecord]) -> None:
+    """Write *records*, without the times, into the metadata of *model*."""
+    kept = [[record.name, record.nodes_before, record.nodes_after] for record in records]
+    model.metadata_props[PASSES_KEY] = json.dumps(kept, separators=(",", ":"))
+
+
+def read_pass_records(model: ir.Model) -> list[PassRecord]:
+    """What `keep_pass_records` wrote, empty if it did not. Raises InvalidModelError for something else."""
+    text = model.metadata_props.get(PASSES_KEY, "[]")
+    try:
+        return [PassRecord(str(name), int(before), int(after)) for name, before, after in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        raise InvalidModelError(f"The joint graph's record of passes is damaged: {error}") from error

@@ -19,7 +19,7 @@ from ..passes.errors import InputError, InvalidModelError
 from ..passes.fresh_names import FreshNames
 from .load import load_model
 from .original import restore_original
-from .pipeline import PassRecord
+from .pipeline import PassRecord, keep_pass_records, read_pass_records
 from .save import save_model
 from .signature import SIGNATURE_KEY, Mode, Port, Signature
 
@@ -30,7 +30,7 @@ class Program:
     Attributes:
         model: the joint graph. Parameters are graph inputs with a default.
         signature: the role of each of its inputs and outputs.
-        report: what each pass of the compilation did; empty for a program that was loaded.
+        report: what each pass of the compilation did; without times for a program that was loaded.
         unused: members of `wrt` that no differentiated output depends on and that therefore have no gradient.
     """
 
@@ -46,6 +46,8 @@ class Program:
         self.report = report
         self.unused = unused
         model.metadata_props[SIGNATURE_KEY] = signature.to_json()
+        if report:
+            keep_pass_records(model, report)
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -71,7 +73,7 @@ class Program:
                 f"{os.fspath(path)} is no joint graph: its metadata has no {SIGNATURE_KEY!r}. Compile it first: "
                 "onnxgrad compile model.onnx -o model.train.onnx"
             )
-        return cls(model, Signature.from_json(text))
+        return cls(model, Signature.from_json(text), tuple(read_pass_records(model)))
 
     def original(self, parameters: Mapping[str, np.ndarray] | None = None) -> onnx.ModelProto:
         """The forward model as it was given to `compile`, with *parameters* as the values of its weights.

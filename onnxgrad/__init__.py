@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from .compiler.losses import Loss
     from .compiler.signature import Port, Signature
     from .compiler.transforms import ggnvp, hessian, hvp, jacobian, jvp, mark, value_and_grad, vjp
-    from .passes.errors import Error, InputError, InvalidModelError, UnsupportedError
+    from .passes.errors import AnomalyError, Error, GradcheckError, InputError, InvalidModelError, UnsupportedError
     from .passes.registry import Registry
     from .passes.rules import BUILTIN_RULES
     from .program import Program, SplitProgram, compile, load
     from .runtime import metrics
     from .runtime.batches import Batches
+    from .runtime.gradcheck import gradcheck, gradgradcheck
     from .runtime.optimizer import SGD, Adam, AdamW
     from .runtime.pullback import Pullback
     from .runtime.session import Session
@@ -31,8 +32,10 @@ _HOMES = {
     "compile": ".program",
     "load": ".program",
     "Program": ".program",
+    "AnomalyError": ".passes.errors",
     "SplitProgram": ".program",
     "Error": ".passes.errors",
+    "GradcheckError": ".passes.errors",
     "InputError": ".passes.errors",
     "InvalidModelError": ".passes.errors",
     "UnsupportedError": ".passes.errors",
@@ -44,6 +47,8 @@ _HOMES = {
     "metrics": ".runtime.metrics",
     "Batches": ".runtime.batches",
     "StepReport": ".runtime.trainer",
+    "gradcheck": ".runtime.gradcheck",
+    "gradgradcheck": ".runtime.gradcheck",
     "Port": ".compiler.signature",
     "Signature": ".compiler.signature",
     "Session": ".runtime.session",
@@ -69,8 +74,10 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AnomalyError",
     "Batches",
     "Error",
+    "GradcheckError",
     "InputError",
     "InvalidModelError",
     "Loss",
@@ -88,6 +95,8 @@ __all__ = [
     "UnsupportedError",
     "compile",
     "ggnvp",
+    "gradcheck",
+    "gradgradcheck",
     "hessian",
     "hvp",
     "jacobian",

@@ -25,6 +25,14 @@ class InputError(Error):
     """An argument or a fed array has a name, dtype, shape or value that does not fit."""
 
 
+class AnomalyError(Error):
+    """A loss or gradient is NaN or infinite; the message names the node that made it so."""
+
+
+class GradcheckError(Error):
+    """A gradient disagrees with finite differences."""
+
+
 def describe(node: ir.Node) -> str:
     """Name *node* for a message: its operator, its name, and the source line the exporter left."""
     operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from ..compiler.signature import OutputRole, Port, Signature
 from ..compiler.split import SplitProgram
 from ..compiler.split import split as split_program
 from ..passes.errors import InputError
+from .anomaly import check_finite
 from .buffers import Buffers, Layout
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
@@ -80,6 +82,7 @@ class Session:
         self._split = split
         self._executors: dict[str, Executor] = {}
         self._build = threading.Lock()
+        self._detects_anomalies = False
         self._backward = threading.Lock()
         signature = program.signature
         self._fed = {port.name for port in signature.inputs_of("input", "label")}
@@ -92,9 +95,12 @@ class Session:
 
     def run(self, inputs: Mapping[str, Array], *, loss: bool = False, as_ortvalues: bool = False) -> dict[str, Result]:
         """The forward outputs alone, by name, without seeds; with the *loss* if asked for, which needs the labels."""
-        executor = self.executor("loss" if loss else "forward")
+        kind: Part = "loss" if loss else "forward"
+        executor = self.executor(kind)
         feeds = self._feeds(executor, inputs, None)
-        return executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
+        results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
+        self._check_finite(kind, feeds, results)
+        return results
 
     def grad(
         self,
@@ -125,6 +131,7 @@ class Session:
         executor = self.executor("grad")
         feeds = self._feeds(executor, inputs, grad_outputs)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
+        self._check_finite("grad", feeds, results)
         gradients = {port.of: results.pop(port.name) for port in executor.signature.outputs_of("gradient")}
         return results, {str(name): gradient for name, gradient in gradients.items()}
 
@@ -143,7 +150,11 @@ class Session:
         feeds = self._feeds(executor, inputs, grad_outputs)
         self._check_accumulable()
         with self._backward:
-            return executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
+            results = executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
+            if self._detects_anomalies:
+                sums = {port.name: self.grads[name] for name, port in self._gradient_of.items()}
+                self._check_finite("grad", feeds, results | sums)
+        return results
 
     def pull_back(
         self, residuals: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None, *, accumulate: bool
@@ -166,6 +177,24 @@ class Session:
                 f"backward() accumulates into buffers of fixed size, but the gradient of {', '.join(unfit)} has a "
                 "symbolic shape; use grad(), or fix the dims with free_dims"
             )
+
+    @contextlib.contextmanager
+    def detect_anomaly(self) -> Iterator[None]:
+        """Within it, a call that gives NaN or an infinity raises, and says which node made it.
+
+        As `torch.autograd.detect_anomaly`, for finding faults, since a call at fault runs twice more, and every call
+        looks at its results: outputs must have no NaN (they may have infinities, as a mask does), a loss and
+        gradients neither. What happens inside the graph and reaches none of these is no anomaly. Gradients that
+        `backward` had accumulated before the fault are lost: call `zero_grad`. It holds for all threads, not for
+        pullbacks (`vjp`).
+
+        Raises AnomalyError, which names the node, its forward node and rule, and the statistics of what it read.
+        """
+        before, self._detects_anomalies = self._detects_anomalies, True
+        try:
+            yield
+        finally:
+            self._detects_anomalies = before
 
     def vjp(
         self, inputs: Mapping[str, Array], *, loss: bool = False, as_ortvalues: bool = False
@@ -244,6 +273,11 @@ class Session:
                     fixed_addresses=self._fixed_addresses,
                 )
             return self._executors[kind]
+
+    def _check_finite(self, kind: Part, feeds: Mapping[str, Array], results: Mapping[str, Result]) -> None:
+        if self._detects_anomalies:
+            fed = {**feeds, **dict(self.parameters.items())}
+            check_finite(self.program.with_mode("grad"), kind, fed, results, self.providers)
 
     def _part(self, kind: Part) -> tuple[ir.Model, Signature]:
         program = self.program

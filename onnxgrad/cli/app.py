@@ -12,6 +12,7 @@ from .check import check
 from .compile import compile_model
 from .inspect import inspect
 from .ops import ops
+from .report import report
 from .train import train
 from .transform import transform
 
@@ -28,6 +29,7 @@ app.command("compile")(compile_model)
 app.command("train")(train)
 app.command("transform")(transform)
 app.command("inspect")(inspect)
+app.command("report")(report)
 app.command("check")(check)
 app.command("bench")(bench)
 app.command("ops")(ops)

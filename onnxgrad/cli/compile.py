@@ -229,7 +229,9 @@ def _print(program: Program, paths: list[Path], seconds: float, *, with_passes: 
         for column in table.columns[1:]:
             column.justify = "right"
         for record in program.report:
-            table.add_row(record.name, str(record.nodes_before), str(record.nodes_after), f"{record.seconds * 1e3:.1f}")
+            table.add_row(
+                record.name, str(record.nodes_before), str(record.nodes_after), f"{(record.seconds or 0) * 1e3:.1f}"
+            )
         console.print(table)
     gradients = list(program.signature.outputs_of("gradient", "grad_buffer"))
     table = Table(show_header=False)

@@ -11,6 +11,8 @@ import typer
 from .options import parse_sizes
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..compiler.inspection import Inspection
     from ..passes.peak_memory import PeakMemory
 
@@ -54,6 +56,7 @@ def _print(found: Inspection, path: Path, sizes: dict[str, int]) -> None:
                 table.add_row(port.name, port.role, f"{port.dtype}{shape}", port.of or "", partner)
             table.add_section()
         console.print(table)
+        _print_costs(found, console)
         console.print(_describe_flops(found, sizes))
         if found.peak is not None:
             console.print(_describe_peak(found.peak, found.free_dims, sizes))
@@ -76,6 +79,23 @@ def _print(found: Inspection, path: Path, sizes: dict[str, int]) -> None:
     console.print(_describe_flops(found, sizes))
     for blocker in found.blockers:
         console.print(f"blocks the differentiated path: {blocker}", style="red")
+
+
+def _print_costs(found: Inspection, console: Console) -> None:
+    from .console import result_table
+
+    costs = result_table("operator", "nodes", "backward", "MFLOP", "computes MB", title="Cost by operator")
+    for cost in found.costs:
+        costs.add_row(
+            cost.operator, str(cost.nodes), str(cost.backward), f"{cost.flops / 1e6:.3f}", f"{cost.bytes / 1e6:.3f}"
+        )
+    passes = result_table("pass", "nodes before", "nodes after", title="Passes")
+    for record in found.passes:
+        passes.add_row(record.name, str(record.nodes_before), str(record.nodes_after))
+    for table in (costs, passes) if found.passes else (costs,):
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(table)
 
 
 def _describe_flops(found: Inspection, sizes: dict[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from enum import StrEnum
@@ -47,6 +48,9 @@ def train(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Write checkpoints here, and continue from it if it is there.")
     ] = None,
+    detect_anomaly: Annotated[
+        bool, typer.Option("--detect-anomaly", help="Name the node that first makes a NaN or an infinity.")
+    ] = False,
     provider: Annotated[list[str] | None, typer.Option(help="Execution providers, in order of preference.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -89,7 +93,8 @@ def train(
         options["momentum"] = momentum
     kinds = {OptimizerName.sgd: onnxgrad.SGD, OptimizerName.adam: onnxgrad.Adam, OptimizerName.adamw: onnxgrad.AdamW}
 
-    with TrainingProgress(steps) as progress:
+    anomalies = session.detect_anomaly() if detect_anomaly else contextlib.nullcontext()
+    with TrainingProgress(steps) as progress, anomalies:
         trainer = onnxgrad.Trainer(
             session,
             kinds[optimizer](session, **options),

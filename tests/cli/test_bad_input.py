@@ -251,6 +251,19 @@ def test_options_of_check(program: Path, unchanged) -> None:
     assert "'GPU' is no execution provider" in refused(unchanged(lambda: run("check", program, "--provider", "GPU")))
 
 
+def test_options_of_report(model: Path, program: Path, data: Path, tmp_path: Path, unchanged) -> None:
+    np.savez(tmp_path / "other.npz", x=random(8, 5), labels=np.zeros(8, np.int64))
+    cases = [
+        ((model,), "is no joint graph"),
+        ((program, "-o", tmp_path / "no" / "r.html"), "there is no folder"),
+        ((program, "--data", tmp_path / "gone.npz"), "There is no file"),
+        ((program, "--data", tmp_path / "other.npz"), "Input 'x' has shape [8, 5]"),
+        ((program, "--data", data, "--provider", "GPU"), "'GPU' is no execution provider"),
+    ]
+    for arguments, message in cases:
+        assert message in refused(unchanged(lambda arguments=arguments: run("report", *arguments)))
+
+
 def test_an_intermediate_value_cannot_be_checked(tmp_path: Path, unchanged) -> None:
     onnxgrad.compile(mlp(), wrt="hidden").save(tmp_path / "m.train.onnx")
     message = refused(unchanged(lambda: run("check", tmp_path / "m.train.onnx")))

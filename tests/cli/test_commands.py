@@ -19,7 +19,7 @@ from onnxgrad.compiler.operators import operator_table
 from tests.cli.running import run
 from tests.compiler.forward_models import MLP_WEIGHTS, mlp, parse, random
 
-COMMANDS = ["compile", "train", "transform", "inspect", "check", "ops"]
+COMMANDS = ["compile", "train", "transform", "inspect", "report", "check", "ops"]
 
 
 def test_help_lists_the_commands_and_each_shows_an_example() -> None:
@@ -186,11 +186,29 @@ def test_inspect_a_joint_graph(program: Path) -> None:
     assert "Joint graph, mode accumulate" in shown
     assert "fc1.weight.grad.buffer (in place)" in shown
     assert "Estimated peak of activations for batch=32: " in shown
+    assert "Cost by operator" in shown
+    costs = {cost["operator"]: cost for cost in found["costs"]}
+    assert (costs["Tanh"]["nodes"], costs["Tanh"]["backward"], costs["Tanh"]["bytes"]) == (1, 0, 32 * 5 * 4)
+    assert costs["Gemm"]["nodes"] > costs["Gemm"]["backward"] > 0
+    assert sum(cost["flops"] for cost in costs.values()) == sum(found["joint_flops"].values())
+    assert sum(cost["nodes"] for cost in costs.values()) == found["nodes"]
+    assert [record["name"] for record in found["passes"]][-1] == "Schedule"
     assert "times its forward part's" in shown
     # The gradient of the weights is one product more, that of the input of all but the first layer another.
     assert 2 < found["joint_flops"]["products"] / found["forward_flops"]["products"] < 3
     doubled = json.loads(run("inspect", program, "--free-dim", "batch=64", "--json").out)
     assert found["peak"]["bytes"] < doubled["peak"]["bytes"] <= 2 * found["peak"]["bytes"]
+
+
+def test_a_report(program: Path, data: Path, tmp_path: Path) -> None:
+    plain, full = tmp_path / "plain.html", tmp_path / "full.html"
+    assert run("report", program, "-o", plain, "--free-dim", "batch=64").out == f"Wrote {plain}\n"
+    assert "batch = 64" in plain.read_text()
+    assert run("report", program, "-o", full, "--data", data, "--samples", "16").code == 0
+    assert "batch = 16" in full.read_text()
+    assert "ms a step" in full.read_text()
+    assert run("report", program).code == 0
+    assert program.with_suffix(".html").exists()
 
 
 def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
@@ -207,14 +225,17 @@ def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
 
 
 def test_check_agrees(program: Path, data: Path) -> None:
-    for options in ((), ("--dim", "batch=5", "--seed", "3"), ("--data", data, "--samples", "8")):
+    for options in ((), ("--dim", "batch=5", "--fast"), ("--data", data, "--samples", "8", "--max-elements", "16")):
         finished = run("check", program, *options)
         assert (finished.code, finished.err) == (0, "")
-        assert "Every gradient agrees with finite differences (4 checked)" in finished.out
+        precision = "float32" if "--fast" in options else "float64"
+        assert f"Every gradient agrees with finite differences in {precision} (4 checked)" in finished.out
         result = json.loads(run("check", program, "--json", *options).out)
         assert result["passed"]
         assert [gradient["name"] for gradient in result["gradients"]] == list(MLP_WEIGHTS)
-        assert all(gradient["norm"] > 0 and gradient["error"] < 1e-2 for gradient in result["gradients"])
+        assert all(gradient["norm"] > 0 and gradient["elements"] <= 16 for gradient in result["gradients"])
+        assert all(gradient["worst"]["relative"] < 1e-2 for gradient in result["gradients"])
+    assert run("check", program, "--second").code == 0
 
 
 @pytest.mark.parametrize("wrong", ["twice", "zero", "one column is missing", "noise"])
@@ -242,6 +263,7 @@ def test_check_finds_a_wrong_gradient(wrong: str, tmp_path: Path) -> None:
     result = run("check", tmp_path / "wrong.train.onnx", "--json")
     assert result.code == 1
     verdicts = {gradient["name"]: gradient["passed"] for gradient in json.loads(result.out)["gradients"]}
+    assert run("check", tmp_path / "wrong.train.onnx", "--fast").code == 1
     assert verdicts == {"fc1.weight": False, "fc1.bias": False, "fc2.weight": True, "fc2.bias": True}
 
 
@@ -307,3 +329,16 @@ def test_train_reads_safetensors(program: Path, data: Path, tmp_path: Path) -> N
     )
     assert finished.code == 0
     assert f"Wrote {tmp_path / 't.onnx'}" in finished.out
+
+
+def test_train_names_the_node_that_makes_a_nan(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.train.onnx"
+    graph = "g (float[N, 4] x) => (float[N, 3] y) { [project] p = MatMul (x, w) [root] y = Sqrt (p) }"
+    onnxgrad.compile(parse(graph, {"w": random(4, 3)}), loss="cross_entropy").save(path)
+    command = ("train", path, "--data", data, "-o", tmp_path / "tuned.onnx")
+    assert "The loss is nan; the inputs are finite" in run(*command).err
+    finished = run(*command, "--detect-anomaly")
+    assert finished.code == 2
+    assert "Step 1: 'y' has NaN" in finished.err
+    assert "Sqrt node 'root', of the forward part" in finished.err
+    assert not (tmp_path / "tuned.onnx").exists()
