@@ -19,7 +19,7 @@ from ..zoo.exports import EXPORTS, OUTPUT, Export
 from .laws import Arrays, Evaluator, asymmetry, check_adjoint, without_optimizations, worst_difference
 
 ALL = os.environ.get("ONNXGRAD_TRANSFORMS") == "all"
-ROTATED = [EXPORTS[6 * number + (0, 3, 4, 1, 2, 5)[number % 6]] for number in range(len(EXPORTS) // 6)]
+ROTATED = [EXPORTS[6 * number + (2, 5, 3, 4, 0, 5, 2, 3, 4, 1)[number % 10]] for number in range(len(EXPORTS) // 6)]
 
 
 def random(shape: tuple[int, ...], seed: int) -> np.ndarray:
