@@ -52,6 +52,7 @@ test: lint
 	@$(BIN)/pytest -n 2 --dist worksteal
 
 test-all: export ONNXGRAD_BACKEND_SUITE := all
+test-all: export ONNXGRAD_TRANSFORMS := all
 test-all: test
 
 bench: $(VENV)/test.installed $(BENCH_ENVIRONMENTS:%=$(BENCH_VENVS)/%/installed)

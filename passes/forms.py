@@ -24,6 +24,7 @@ class Alternatives:
         forms: for each form's name, what emits it: called with tensors of the operands' types, all of one tape, and
             reading nothing else of a graph.
         expected: the form that is expected to be the fastest.
+        plain: the form in the fewest nodes, whose own derivative with respect to the cotangent is as plain.
     """
 
     family: str
@@ -31,6 +32,7 @@ class Alternatives:
     attributes: Mapping[str, object]
     forms: Mapping[str, Callable[..., Tensor]]
     expected: str
+    plain: str
 
     def emit(self, form: str) -> Tensor:
         """The cotangent in the form of that name."""
@@ -44,3 +46,8 @@ ChooseForm = Callable[[Alternatives], str]
 def expected_form(alternatives: Alternatives) -> str:
     """The choice that needs no device: the rule's own."""
     return alternatives.expected
+
+
+def plain_form(alternatives: Alternatives) -> str:
+    """The choice for a cotangent that is only there to be transposed."""
+    return alternatives.plain

@@ -49,9 +49,9 @@ def choose_residuals(
 
     Raises InputError for a strategy or name that does not exist, and where a random node would have to run twice.
     """
-    dependent = _dependents(graph, seeds)
+    dependent = dependents(graph, seeds)
     both = set(given)
-    needed = _needed(dependent, gradients) - both
+    needed = needed_by(dependent, gradients) - both
     if isinstance(strategy, str) and strategy not in ("min", "fast"):
         strategy = [strategy]
     if not isinstance(strategy, str):
@@ -86,7 +86,7 @@ def _named(
     seeds: Collection[ir.Value],
 ) -> list[ir.Value]:
     """The values of *names*, and the graph inputs from which, with those, all that is needed can be computed."""
-    dependent = _dependents(graph, seeds)
+    dependent = dependents(graph, seeds)
     values = {str(value.name): value for node in graph if node not in dependent for value in node.outputs}
     values |= {str(value.name): value for value in graph.inputs if value not in both and value not in seeds}
     for name in names:
@@ -114,7 +114,8 @@ def _named(
     return kept
 
 
-def _dependents(graph: ir.Graph, seeds: Collection[ir.Value]) -> set[ir.Node]:
+def dependents(graph: ir.Graph, seeds: Collection[ir.Value]) -> set[ir.Node]:
+    """The nodes that depend on *seeds*."""
     reached, nodes = set(seeds), set()
     for node in graph:
         if any(value in reached for value in _reads(node)):
@@ -123,7 +124,7 @@ def _dependents(graph: ir.Graph, seeds: Collection[ir.Value]) -> set[ir.Node]:
     return nodes
 
 
-def _needed(dependent: Collection[ir.Node], gradients: Collection[ir.Value]) -> set[ir.Value]:
+def needed_by(dependent: Collection[ir.Node], gradients: Collection[ir.Value]) -> set[ir.Value]:
     """What the dependent nodes read of the others, and the gradients that depend on no seed."""
     read = {value for node in dependent for value in _reads(node)} | set(gradients)
     return {value for value in read if value.producer() not in dependent and not _is_constant(value)}

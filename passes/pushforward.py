@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from .differentiate import FORWARD_NODE, PASS, differentiate
+from .forms import plain_form
 from .fresh_names import FreshNames
 from .registry import Registry
 from .tape import Tape
@@ -37,6 +38,7 @@ def pushforward(
     Source: Radul et al., "You Only Linearize Once", 2022 (there the other way round: the VJP as a transposed JVP).
     """
     before = set(graph)
+    rules = Registry(rules, choose=plain_form)
     tape = Tape(graph)
     tape.at("tangent", {PASS: "pushforward"})
     # Any dy would do. Where a rule asks whether dy is zero, it asks what is not picked by a Where: ones are.

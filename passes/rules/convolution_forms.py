@@ -83,6 +83,7 @@ def _alternatives(
 ) -> Alternatives:
     """The forms that can express the windows: the first of *forms* always can, and is expected if *expected* is not.
 
+    That one is the plain one, too.
     Padding that is computed in the graph cannot be emitted elsewhere, for a measurement: then there is no choice.
     """
     chosen = expected if expected in forms else next(iter(forms))
@@ -91,7 +92,8 @@ def _alternatives(
         attributes["windows"] = [list(vars(each).values()) for each in windows]
     else:
         forms = {chosen: forms[chosen]}
-    return Alternatives(family, operands, attributes, {form.name: emit for form, emit in forms.items()}, chosen.name)
+    named = {form.name: emit for form, emit in forms.items()}
+    return Alternatives(family, operands, attributes, named, expected=chosen.name, plain=next(iter(named)))
 
 
 def _sizes(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> ConvolutionSizes | None:

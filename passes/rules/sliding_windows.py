@@ -75,11 +75,15 @@ def convolve_transposed(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Wi
 def correlate(x: Tensor, y: Tensor, like: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
     """The kernel, of the spatial sizes of *like*, from the two signals: a Conv that sums over the batch.
 
-    The short signal is its kernel; so strides and dilations change places. Padding that no window meets is left out:
-    with it the Conv would compute taps beyond those of the kernel.
+    The short signal is its kernel; so strides and dilations change places. What no window meets, padding or the end
+    of the signal, is left out: with it the Conv would compute taps beyond those of the kernel. Where only those can be
+    cut off, the derivative pads a kernel at run time; a Pad by constants ONNX Runtime would take for the signal's.
     """
     windows = [_without_surplus(each) for each in windows]
     x, windows = _with_computed_padding(x, windows)
+    ends = {axis: each.slack for axis, each in enumerate(windows, 2) if each.slack and _may_hold_another_tap(each)}
+    x = crop(x, {axis: (0, -slack) for axis, slack in ends.items()})
+    windows = [replace(each, slack=0) if axis in ends else each for axis, each in enumerate(windows, 2)]
     swapped = [1, 0, *range(2, x.rank)]
     w = x.op.Conv(
         x.transpose(swapped) if group == 1 else _batch_by_groups(x, size_of(like, 1), group),
