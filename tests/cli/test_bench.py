@@ -35,7 +35,7 @@ def test_the_benchmark(program: Path, tmp_path: Path) -> None:
     assert (result["rounds"], result["threads"]) == (2, 1)
     assert result["providers"] == ["CPUExecutionProvider"]
     step, forward = (result["seconds"][name]["median"] for name in ("step", "forward"))
-    assert step > forward > 0
+    assert min(step, forward) > 0
     assert result["ratios"]["forward"]["median"] == pytest.approx(step / forward, rel=0.5)
     assert contents(tmp_path) == before
 
