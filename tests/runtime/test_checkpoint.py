@@ -183,7 +183,12 @@ def kill_after(step: int, delay: float, checkpoint: Path) -> None:
 
 def train_and_tell(checkpoint: str) -> None:
     """The training of a process that is going to be killed; it writes each step it made."""
-    trainer, batches = training(Path(checkpoint), on_step=lambda report: print(report.step, flush=True))
+
+    def tell(report: onnxgrad.StepReport) -> None:
+        print(report.step, flush=True)
+        time.sleep(0.005)  # else all steps are made before the other process can do anything
+
+    trainer, batches = training(Path(checkpoint), on_step=tell)
     trainer.resume()
     trainer.fit(batches, epochs=EPOCHS)
 
