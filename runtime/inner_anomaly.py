@@ -81,8 +81,9 @@ def _size(branches: Sequence[_Body]) -> int:
 
 def _read(branches: Sequence[_Body], record: np.ndarray, kind: str) -> list[Inside]:
     """The path from a node to the innermost node at fault, by the node's *record*."""
-    iteration = int(record[0]) if len(branches) == 1 else None
-    start = len(branches) == 1
+    iterates = len(branches) == 1
+    iteration = int(record[0]) if iterates else None
+    start = int(iterates)
     for body in branches:
         own = record[start : start + body.size]
         start += body.size
@@ -177,7 +178,9 @@ class _Watch:
     def _constant(self, graph: ir.Graph, array: np.ndarray | np.generic) -> ir.Value:
         return self._emit(graph, "Constant", [], value=ir.tensor(array))
 
-    def _emit(self, graph: ir.Graph, operator: str, inputs: Sequence[ir.Value], **attributes: object) -> ir.Value:
+    def _emit(
+        self, graph: ir.Graph, operator: str, inputs: Sequence[ir.Value], **attributes: ir.TensorProtocol | int
+    ) -> ir.Value:
         node = ir.node(operator, inputs, attributes)
         node.name = node.outputs[0].name = self._fresh(f"watch/{operator}")
         graph.append(node)
