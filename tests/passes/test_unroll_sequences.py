@@ -137,4 +137,5 @@ def test_elements_of_a_map_have_sizes_of_their_own() -> None:
     }"""
     model = parse(graph)
     UnrollSequences().call(model)
+    EliminateDeadCode().call(model)
     assert "[N]" not in str(model.graph)
