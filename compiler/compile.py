@@ -19,6 +19,7 @@ from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
 from ..passes.schedule import Schedule
+from .dims import check_sizes, dims_of_inputs
 from .joint import JointBuilder
 from .load import ModelLike, load_model
 from .losses import Loss
@@ -105,6 +106,7 @@ def compile(
     loaded = load_model(model)
     pipeline = Pipeline(loaded.model, on_pass)
     graph = loaded.model.graph
+    check_sizes("assume_dims", assume_dims or {}, dims_of_inputs(graph))
 
     functions = CustomFunctions(loaded.model)
     rules = functions.rules(rules)
@@ -139,13 +141,14 @@ def compile(
         pipeline.step("InlineCustomFunctions", lambda: joint.inline(functions))
 
     protected = [*(str(value.name) for value in selected), *checkpoints]
+    cuts = "auto" if checkpoint is None else checkpoint
     pipeline.run(
         [
             *optimizations(protected),
             *([LowerFakeQuantize()] if fake_quantize else []),
             ChooseResiduals(joint.forward),
             *(
-                [Checkpoint(joint.forward, checkpoint or "auto", budget=memory_budget, sizes=assume_dims)]
+                [Checkpoint(joint.forward, cuts, budget=memory_budget, sizes=assume_dims)]
                 if checkpoint is not None or memory_budget is not None
                 else []
             ),

@@ -314,6 +314,7 @@ class Session:
 
     def _part(self, kind: Part) -> tuple[ir.Model, Signature]:
         program = self.program
+        _check_not_half(program.signature, kind)
         if kind in ("forward", "loss"):
             return program.forward(loss=kind == "loss"), program.signature
         if kind in ("grad", "accumulate"):
@@ -349,6 +350,17 @@ class Session:
                 given[name] = executor.unit_seeds[name]
         ports: list[Port] = [*fed.values(), *seeds.values()]
         return check_feeds(ports, {**arrays, **{seeds[name].name: array for name, array in given.items()}})
+
+
+def _check_not_half(signature: Signature, kind: Part) -> None:
+    """Raise InputError where one model of a split program is to do the other's part."""
+    missing = ""
+    if kind in ("forward", "loss") and not any(signature.outputs_of("output", "loss")):
+        missing = "This is the backward model of a split program, which has no outputs"
+    if kind in ("grad", "accumulate") and not any(signature.outputs_of("gradient", "grad_buffer")):
+        missing = "This is the forward model of a split program, which computes no gradients"
+    if missing:
+        raise InputError(f"{missing}; take the joint graph (compile without `split`), or both: SplitProgram.load")
 
 
 def _moved(buffers: Buffers, layout: Layout) -> Buffers:
