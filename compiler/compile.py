@@ -103,6 +103,8 @@ def compile(
         raise InputError("Give `checkpoint` or `memory_budget`, not both; a budget chooses the checkpoints")
     if isinstance(checkpoint, int) and checkpoint < 1:
         raise InputError(f"`checkpoint` is how many times the forward part is cut, at least 1, not {checkpoint}")
+    if memory_budget is not None and not (isinstance(memory_budget, int) and memory_budget > 0):
+        raise InputError(f"`memory_budget` is a number of bytes, not {memory_budget!r}")
     loaded = load_model(model)
     pipeline = Pipeline(loaded.model, on_pass)
     graph = loaded.model.graph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -55,6 +55,8 @@ def choose_residuals(
     needed = needed_by(dependent, gradients) - both
     if isinstance(strategy, str) and strategy not in ("min", "fast"):
         strategy = [strategy]
+    if not isinstance(strategy, Iterable):
+        raise InputError(f"residuals: 'min', 'fast', or names of values, not {strategy!r}")
     if not isinstance(strategy, str):
         return _named(graph, strategy, needed, both, seeds)
     forward = {value.producer() for value in _ancestors([v for v in graph.outputs if v not in gradients])}

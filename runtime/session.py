@@ -330,17 +330,20 @@ class Session:
         self, executor: Executor, inputs: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None
     ) -> dict[str, np.ndarray | ort.OrtValue]:
         fed, seeds = executor.fed, executor.seeds
+        for argument, arrays_by_name in (("inputs", inputs), ("grad_outputs", grad_outputs)):
+            if not isinstance(arrays_by_name, Mapping) and (argument == "inputs" or arrays_by_name is not None):
+                raise InputError(f"{argument} maps names to arrays; it is of type {type(arrays_by_name).__name__}")
         given = dict(grad_outputs or {})
+        unknown = [name for name in given if name not in seeds]
+        if unknown:
+            raise InputError(
+                f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
+            )
         missing = [name for name, port in seeds.items() if not port.optional and name not in given]
         if missing:
             raise InputError(
                 f"Output {missing[0]!r} has more than one element, so its gradient needs a seed: "
                 f"pass grad_outputs={{{missing[0]!r}: …}} of its shape (ones for the gradient of its sum)"
-            )
-        unknown = [name for name in given if name not in seeds]
-        if unknown:
-            raise InputError(
-                f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
             )
         # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
         unread = self._fed - fed.keys()
