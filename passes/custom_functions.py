@@ -94,7 +94,7 @@ class CustomFunctions:
         inputs = [None if value is None else given[value] for value in call.inputs]
         twin = ir.node(call.op_type, inputs, call.attributes, domain=call.domain, num_outputs=len(call.outputs))
         graph = ir.Graph(
-            given.values(), twin.outputs, nodes=[twin], opset_imports={"": CANONICAL_OPSET, call.domain: 1}
+            [*given.values()], twin.outputs, nodes=[twin], opset_imports={"": CANONICAL_OPSET, call.domain: 1}
         )
         functions = [function.clone() for function in self._functions.values()]
         alone = ir.Model(graph, ir_version=10, functions=functions)
