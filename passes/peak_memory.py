@@ -114,10 +114,14 @@ class _Lifetimes:
             owner = self.shared(node, output) if index == 0 else None
             if owner is None:
                 owner = output
-                self.live[output] = self.bytes(output)
+                self.live[output] = 0 if self.is_given(node) else self.bytes(output)
                 self.total += self.live[output]
             self.memory[output] = owner
             self.pending[owner] += self.reads[output] + (output in self.outputs)
+
+    def is_given(self, node: ir.Node) -> bool:
+        """Whether *node* views a graph input or an initializer."""
+        return node.domain == "" and node.op_type in VIEWS and node.inputs[0] not in self.memory
 
     def workspace(self, node: ir.Node) -> int:
         share = WORKSPACE.get(node.op_type)
