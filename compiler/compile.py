@@ -60,7 +60,7 @@ def compile(
     """Compile a forward model into a joint graph that computes its outputs and their gradients.
 
     Args:
-        model: a path, a ModelProto or an onnx_ir.Model, of opset 7 to 26.
+        model: a path, a ModelProto or an onnx_ir.Model, of opset 7 to the newest that the installed onnx knows (28).
         wrt: what to differentiate with respect to: "parameters" (the float initializers that act as weights),
             "inputs" (the float graph inputs), or names and glob patterns; a name may be that of an
             intermediate value.
