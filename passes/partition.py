@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from .choose_residuals import changes_basis
 from .eliminate_common_subexpressions import is_random
 from .errors import InputError
 from .memory_of_values import VIEWS, size_in_bytes
@@ -18,8 +19,6 @@ EXPENSIVE = frozenset(
     "NonMaxSuppression RNN RoiAlign Scan SoftmaxCrossEntropyLoss STFT TopK".split()
 )
 """Operators that are not run a second time to keep fewer bytes."""
-_SMALL = 1024
-"""Elements of a constant matrix with which a product is no expensive one: a change of basis, as of Winograd's tiles."""
 
 
 def choose_residuals(
@@ -156,15 +155,7 @@ def _may_repeat(node: ir.Node, strategy: str, runs_forward: bool) -> bool:
         return False
     if not runs_forward or _is_free(node):
         return True
-    return strategy == "min" and (node.op_type not in EXPENSIVE or _changes_basis(node))
-
-
-def _changes_basis(node: ir.Node) -> bool:
-    """Whether *node* multiplies by a small constant matrix."""
-    return node.op_type == "MatMul" and any(
-        value is not None and _is_constant(value) and value.const_value is not None and value.const_value.size <= _SMALL
-        for value in node.inputs
-    )
+    return strategy == "min" and (node.op_type not in EXPENSIVE or changes_basis(node))
 
 
 def _is_free(node: ir.Node) -> bool:
