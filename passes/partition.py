@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -18,6 +18,8 @@ EXPENSIVE = frozenset(
     "NonMaxSuppression RNN RoiAlign Scan SoftmaxCrossEntropyLoss STFT TopK".split()
 )
 """Operators that are not run a second time to keep fewer bytes."""
+_SMALL = 1024
+"""Elements of a constant matrix with which a product is no expensive one: a change of basis, as of Winograd's tiles."""
 
 
 def choose_residuals(
@@ -55,6 +57,8 @@ def choose_residuals(
     needed = needed_by(dependent, gradients) - both
     if isinstance(strategy, str) and strategy not in ("min", "fast"):
         strategy = [strategy]
+    if not isinstance(strategy, Iterable):
+        raise InputError(f"residuals: 'min', 'fast', or names of values, not {strategy!r}")
     if not isinstance(strategy, str):
         return _named(graph, strategy, needed, both, seeds)
     forward = {value.producer() for value in _ancestors([v for v in graph.outputs if v not in gradients])}
@@ -152,7 +156,15 @@ def _may_repeat(node: ir.Node, strategy: str, runs_forward: bool) -> bool:
         return False
     if not runs_forward or _is_free(node):
         return True
-    return strategy == "min" and node.op_type not in EXPENSIVE
+    return strategy == "min" and (node.op_type not in EXPENSIVE or _changes_basis(node))
+
+
+def _changes_basis(node: ir.Node) -> bool:
+    """Whether *node* multiplies by a small constant matrix."""
+    return node.op_type == "MatMul" and any(
+        value is not None and _is_constant(value) and value.const_value is not None and value.const_value.size <= _SMALL
+        for value in node.inputs
+    )
 
 
 def _is_free(node: ir.Node) -> bool:
