@@ -30,12 +30,12 @@ class Activity:
 
 
 def find_activity(
-    graph: ir.Graph,
+    graph: ir.Graph | Sequence[ir.Node],
     wrt: Sequence[ir.Value],
     outputs: Sequence[ir.Value],
     rules: Registry,
 ) -> Activity:
-    """Mark the active values of *graph*, whether or not their nodes can be differentiated (see `blockers`)."""
+    """Mark the active values of *graph*, or of nodes in its order, whether or not there are rules (see `blockers`)."""
     varied = _varied(graph, wrt, rules)
     useful = {value for value in outputs if value in varied}
     nodes: list[ir.Node] = []
@@ -137,7 +137,7 @@ def _is_quantized(value: ir.Value) -> bool:
     return node.op_type in _QUANTIZERS or any(each is not None and _is_quantized(each) for each in node.inputs)
 
 
-def _varied(graph: ir.Graph, wrt: Sequence[ir.Value], rules: Registry) -> set[ir.Value]:
+def _varied(graph: ir.Graph | Sequence[ir.Node], wrt: Sequence[ir.Value], rules: Registry) -> set[ir.Value]:
     """The values of *graph* that depend on *wrt*, and *wrt* itself."""
     varied = set(wrt)
     for node in graph:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial, reduce
 
 import onnx
 import onnx_ir as ir
@@ -12,10 +10,11 @@ import onnx_ir as ir
 from .activity import Activity, find_activity, is_float, where_the_path_breaks
 from .blockers import refuse_blockers
 from .broadcasting import unbroadcast
+from .contributions import Contributions
 from .errors import UnsupportedError, describe
 from .guards import needs_guard, zero_where_not_picked
 from .registry import Cotangent, Primal, Registry, Rule
-from .sequences import add, is_sequence
+from .sequences import is_sequence
 from .subgraphs import captured_values
 from .tape import Tape, Tensor
 
@@ -50,60 +49,75 @@ def differentiate(
         UnsupportedError: a member of *wrt* or an output is no float, no output depends on a member of *wrt*,
             or a node on the path cannot be differentiated.
     """
-    for value in (*wrt, *outputs):
-        if not is_float(value):
-            raise UnsupportedError(
-                f"{value.name!r} has element type {value.dtype}; only floating-point values can be differentiated"
-            )
-    activity = find_activity(graph, wrt, list(outputs), rules)
-    refuse_blockers(activity, wrt, outputs, rules)
+    activity = find_differentiable(graph, wrt, list(outputs), rules)
     missing = [value for value in activity.unreached if value not in optional]
     if missing:
         raise UnsupportedError(_explain_unreached(graph, missing, rules))
     walk = _ReverseWalk(Tape(graph), activity, rules)
     for output, seed in outputs.items():
-        walk.contribute(output, walk.tape.tensor(seed))
+        walk.contributions.add(output, walk.tape.tensor(seed))
     return walk.run(wrt)
 
 
-def differentiate_body(
-    tape: Tape, activity: Activity, rules: Registry, cotangents: Sequence[tuple[ir.Value, Tensor]]
-) -> dict[ir.Value, Tensor]:
-    """Emit on *tape*, into a graph of its own, the vector-Jacobian product of the subgraph of which *activity* is.
+def find_differentiable(
+    graph: ir.Graph | Sequence[ir.Node], wrt: Sequence[ir.Value], outputs: Sequence[ir.Value], rules: Registry
+) -> Activity:
+    """The differentiated path. Raises UnsupportedError for what is no float, and for nodes that stand in the way."""
+    for value in (*wrt, *outputs):
+        if not is_float(value):
+            raise UnsupportedError(
+                f"{value.name!r} has element type {value.dtype}; only floating-point values can be differentiated"
+            )
+    activity = find_activity(graph, wrt, outputs, rules)
+    refuse_blockers(activity, wrt, outputs, rules)
+    return activity
 
-    What is emitted reads values of the subgraph, which are to be handed over by the node that has it.
+
+def differentiate_nodes(
+    tape: Tape,
+    activity: Activity,
+    rules: Registry,
+    cotangents: Sequence[tuple[ir.Value, Tensor]],
+    *,
+    guards: bool = True,
+) -> dict[ir.Value, Tensor]:
+    """Emit on *tape* the vector-Jacobian product of the nodes of *activity*, those of a subgraph or some of a graph.
+
+    Where the tape's graph is another one than that of the nodes, what is emitted reads values of theirs, which are to
+    be handed over by the node that has it.
 
     Args:
-        cotangents: of the subgraph's outputs, tensors of the tape; a value may occur more than once.
+        cotangents: of the nodes' outputs, tensors of the tape; a value may occur more than once.
+        guards: keep what a Where does not pick from making NaN (`guards`).
 
     Returns:
         the cotangents of all values that got one.
     """
-    walk = _ReverseWalk(tape, activity, rules)
+    walk = _ReverseWalk(tape, activity, rules, guards)
     for value, cotangent in cotangents:
-        walk.contribute(value, cotangent)
-    return walk.back()
+        walk.contributions.add(value, cotangent)
+    walk.back()
+    return walk.contributions.totals()
 
 
 class _ReverseWalk:
-    def __init__(self, tape: Tape, activity: Activity, rules: Registry) -> None:
+    def __init__(self, tape: Tape, activity: Activity, rules: Registry, guards: bool = True) -> None:
         self.tape = tape
         self.activity = activity
         self.rules = rules
-        self.contributions: dict[ir.Value, list[Tensor]] = {}
+        self.guards = guards
+        self.contributions = Contributions(tape)
 
-    def back(self) -> dict[ir.Value, Tensor]:
+    def back(self) -> None:
         for node in reversed(self.activity.nodes):
             self.visit(node)
-        return {value: total for value in list(self.contributions) if (total := self.total(value)) is not None}
 
     def run(self, wrt: Sequence[ir.Value]) -> dict[ir.Value, ir.Value]:
-        for node in reversed(self.activity.nodes):
-            self.visit(node)
+        self.back()
         gradients = {}
         for value in wrt:
             self.tape.at(str(value.name), {PASS: "differentiate"})
-            total = self.total(value)
+            total = self.contributions.total(value)
             if total is not None:
                 gradients[value] = total.value
             elif value not in self.activity.unreached:
@@ -118,7 +132,7 @@ class _ReverseWalk:
         was = {} if PASS in node.metadata_props else node.metadata_props
         provenance = {FORWARD_NODE: was.get(FORWARD_NODE, stem), RULE: was.get(RULE, node.op_type)}
         self.tape.at(f"{stem}.grad", {**provenance, PASS: "differentiate"})
-        cotangents = [self.total(output) for output in node.outputs]
+        cotangents = [self.contributions.total(output) for output in node.outputs]
         if all(cotangent is None for cotangent in cotangents):
             return
         reads = [*node.inputs, *captured_values(node)]
@@ -127,7 +141,7 @@ class _ReverseWalk:
             for index, value in enumerate(reads)
         ]
         n = Primal(node, self.tape, wanted, self.rules)
-        guarded = needs_guard(node, self.rules)
+        guarded = self.guards and needs_guard(node, self.rules)
         given = _as_sequence(node, rule.function(n, *cotangents))
         _check_count(node, given, wanted)
         for index, cotangent in enumerate(given):
@@ -142,20 +156,7 @@ class _ReverseWalk:
                 _check_contribution(node, index, contribution, primal, rule)
                 if guarded and cotangents[0] is not None and not empty:
                     contribution = zero_where_not_picked(contribution, cotangents[0])
-                self.contribute(primal.value, project(contribution, primal, broadcasts=rule.broadcasts))
-
-    def contribute(self, value: ir.Value, cotangent: Tensor) -> None:
-        self.contributions.setdefault(value, []).append(cotangent)
-
-    def total(self, value: ir.Value) -> Tensor | None:
-        """The cotangent of *value*: its contributions summed, once."""
-        terms = self.contributions.get(value, [])
-        if len(terms) > 1:
-            # A chain of Add, not a Sum: the runtime's kernel of that takes twice as long, and needs all terms at once.
-            plus = partial(add, self.tape) if is_sequence(terms[0]) else operator.add
-            total = reduce(plus, terms)
-            self.contributions[value] = terms = [total]
-        return terms[0] if terms else None
+                self.contributions.add(primal.value, project(contribution, primal, broadcasts=rule.broadcasts))
 
 
 def project(cotangent: Tensor, primal: Tensor, *, broadcasts: bool) -> Tensor:

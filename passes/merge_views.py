@@ -41,7 +41,7 @@ _HOLDS = {
 
 class MergeViews(RewritePass):
     """Merge Transpose with Transpose, Reshape, Squeeze, Unsqueeze, Flatten with one another, Expand with Expand,
-    and Cast with a Cast that lost nothing.
+    and Cast with a Cast that lost nothing. What is picked from a list is shaped as the positions are.
 
     A graph output is no view, but a copy. So where it only merges the rows of a product, the rows are merged before.
 
@@ -93,6 +93,20 @@ def rows_of_a_product(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
     return rewriter.emit("MatMul", rewriter.emit("Reshape", left, rewriter.ints([-1, inner])), right)
 
 
+def picks(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    """Of a list, at positions that were made a list before: Gather reads at positions of any shape."""
+    picked = produced_by(node.inputs[0], "GatherElements")
+    if picked is None or not read_once(picked.outputs[0]) or picked.outputs[0].name in rewriter.protected:
+        return None
+    source, flat = picked.inputs
+    listed = produced_by(flat, *_RESHAPING)
+    if source is None or source.shape is None or len(source.shape) != 1 or listed is None:
+        return None
+    if not have_same_shape(listed.inputs[0], node.outputs[0]):
+        return None
+    return rewriter.emit("Gather", source, listed.inputs[0])
+
+
 def expands(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
     inner, sizes = produced_by(node.inputs[0], "Expand"), static_shape(node.outputs[0])
     if inner is None or sizes is None:
@@ -127,7 +141,7 @@ MERGES: dict[str, RewriteRule] = {
     "Cast": casts,
     "Expand": expands,
     "Flatten": reshapes,
-    "Reshape": first_of(reshapes, rows_of_a_product),
+    "Reshape": first_of(reshapes, rows_of_a_product, picks),
     "Squeeze": reshapes,
     "Transpose": transposes,
     "Unsqueeze": reshapes,

@@ -15,12 +15,15 @@ from .rewriting import (
     RewriteRule,
     first_of,
     have_same_shape,
+    int_attribute,
     produced_by,
     read_once,
     static_shape,
 )
 from .scattered_sums import is_sum_onto_zeros
 
+_KEEPING_SIGNS = ("Expand", "ReduceMean", "ReduceSum", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that give -y when their first input becomes -x."""
 _BROADCASTING = (
     "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow Sub Sum Where Xor".split()
 )
@@ -29,8 +32,9 @@ _BROADCASTING = (
 class SimplifyAlgebra(RewritePass):
     """Rewrite arithmetic to what is cheaper and equal.
 
-    - Negations cancel, turn sums into differences and back, and go into constants:
-      `-(-x) = x`, `a + (-b) = a - b`, `-(a - b) = b - a`, `(-a)(-b) = ab`, `-(x * c) = x * (-c)`.
+    - Negations cancel, turn sums into differences and back, also from within products, and go into constants:
+      `-(-x) = x`, `a + (-b)c = a - bc`, `-(a - b) = b - a`, `(-a)(-b) = ab`, `-(x * c) = x * (-c)`.
+    - A sum divided by the number of its terms is a mean. `a / c + b / c = (a + b) / c`.
     - Two constant factors become one: `(x * c) * d = x * (cd)`.
     - A broadcasting operator reads a value as it was before an Expand, if the result has its shape without it.
     - The sum over axes along which a value was only repeated is a product: `sum(expand(x)) = n * x`.
@@ -40,8 +44,8 @@ class SimplifyAlgebra(RewritePass):
     Nothing else is reassociated, and `x * 0` stays: it is not a number where x is none.
 
     Requires: shapes are inferred; the opset is the canonical one.
-    Guarantees: values change by rounding only where constant factors are merged or repeated values summed; the
-    sign of a zero may change. Names of graph outputs stay.
+    Guarantees: values change by rounding only where constant factors are merged, repeated values or quotients summed,
+    and sums divided; the sign of a zero may change. Names of graph outputs stay.
     """
 
     def rules(self) -> Mapping[str, RewriteRule]:
@@ -65,16 +69,67 @@ def negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
 
 def sum_of_negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
     left, right = node.inputs
-    negated = produced_by(right, "Neg")
-    if negated is not None:
-        return rewriter.emit("Sub", left, negated.inputs[0])
-    negated = produced_by(left, "Neg")
-    return None if negated is None else rewriter.emit("Sub", right, negated.inputs[0])
+    positive = _without_negation(rewriter, right)
+    if positive is not None:
+        return rewriter.emit("Sub", left, positive)
+    positive = _without_negation(rewriter, left)
+    return None if positive is None else rewriter.emit("Sub", right, positive)
 
 
 def difference_of_negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
-    negated = produced_by(node.inputs[1], "Neg")
-    return None if negated is None else rewriter.emit("Add", node.inputs[0], negated.inputs[0])
+    positive = _without_negation(rewriter, node.inputs[1])
+    return None if positive is None else rewriter.emit("Add", node.inputs[0], positive)
+
+
+def _without_negation(rewriter: Rewriter, value: ir.Value | None) -> ir.Value | None:
+    """-x where x is *value*, if it is made of a negation by products, sums and views that nothing else reads."""
+    node = produced_by(value, "Neg", "Div", "Mul", *_KEEPING_SIGNS)
+    if node is None or value is None or node.op_type == "Neg":
+        return None if node is None else node.inputs[0]
+    if not read_once(value) or value.name in rewriter.protected:
+        return None
+    for index, operand in enumerate(node.inputs[:1] if node.op_type in _KEEPING_SIGNS else node.inputs):
+        positive = _without_negation(rewriter, operand)
+        if positive is not None:
+            inputs = [*node.inputs[:index], positive, *node.inputs[index + 1 :]]
+            attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+            result = rewriter.emit(node.op_type, *inputs, **attributes)
+            result.type, result.shape = value.type, value.shape
+            return result
+    return None
+
+
+def sum_of_quotients(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    """For Add and Sub. In float16 the sum of the dividends may overflow where that of the quotients does not."""
+    left, right = (produced_by(value, "Div") for value in node.inputs)
+    if node.outputs[0].dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        return None
+    if left is None or right is None or left is right or left.inputs[1] is not right.inputs[1]:
+        return None
+    for quotient in (left, right):
+        result = quotient.outputs[0]
+        if not have_same_shape(quotient.inputs[0], node.outputs[0]) or not read_once(result):
+            return None
+        if result.name in rewriter.protected:
+            return None
+    return rewriter.emit("Div", rewriter.emit(node.op_type, left.inputs[0], right.inputs[0]), left.inputs[1])
+
+
+def sum_over_count(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    """For Div: of the sum of floats by how many of them there are."""
+    total, number = produced_by(node.inputs[0], "ReduceSum"), rewriter.scalar(node.inputs[1])
+    if total is None or not isinstance(number, float) or not have_same_shape(total.outputs[0], node.outputs[0]):
+        return None
+    source, axes = total.inputs[0], rewriter.constant(total.inputs[1]) if len(total.inputs) > 1 else None
+    if source is None or source.shape is None or axes is None or not read_once(total.outputs[0]):
+        return None
+    sizes = [source.shape[int(axis)] for axis in axes]
+    count = math.prod(size for size in sizes if isinstance(size, int)) if sizes else 0
+    if count != number or any(not isinstance(size, int) for size in sizes):
+        return None
+    if total.outputs[0].name in rewriter.protected:
+        return None
+    return rewriter.emit("ReduceMean", source, total.inputs[1], keepdims=int_attribute(total, "keepdims", 1))
 
 
 def product_of_negations(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
@@ -187,13 +242,13 @@ def choice_by_negation(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
 
 def _rules() -> dict[str, RewriteRule]:
     rules: dict[str, tuple[RewriteRule, ...]] = {
-        "Add": (sum_of_negation, sum_with_scattered),
-        "Div": (product_of_negations,),
+        "Add": (sum_of_negation, sum_of_quotients, sum_with_scattered),
+        "Div": (product_of_negations, sum_over_count),
         "Mul": (product_of_negations, product_with_two_constants),
         "Neg": (negation,),
         "ReduceMean": (reduction_of_expand,),
         "ReduceSum": (reduction_of_expand,),
-        "Sub": (difference_of_negation,),
+        "Sub": (difference_of_negation, sum_of_quotients),
         "Where": (choice_between_equals, choice_by_negation),
     }
     for op_type in _BROADCASTING:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..activity import find_activity
-from ..differentiate import differentiate_body
+from ..differentiate import differentiate_nodes
 from ..registry import Cotangent, Primal, Registry, already
 from ..tape import Tape, Tensor
 from .residuals import is_random, read_from, replace_reads
@@ -64,7 +64,7 @@ def _go_back(
     ends = branch.outputs if ends is None else ends
     seeds = [(value, backward.tensor(dy.value)) for value, dy in zip(ends, dys, strict=False) if dy is not None]
     activity = find_activity(branch, wanted, [value for value, _ in seeds], n.rules)
-    found = differentiate_body(backward, activity, n.rules, seeds)
+    found = differentiate_nodes(backward, activity, n.rules, seeds)
     backward.returns(*(found.get(value) or backward.zeros_like(backward.tensor(value)) for value in wanted))
 
 

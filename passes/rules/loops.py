@@ -20,7 +20,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..activity import BodyActivity, find_body_activity
-from ..differentiate import differentiate_body
+from ..differentiate import differentiate_nodes
 from ..registry import Cotangent, Primal, Registry, already
 from ..sequences import add, is_sequence, zeros_like
 from ..subgraphs import KEEPS_NOTHING, Iteration, Stack, State
@@ -103,7 +103,7 @@ class _Backward:
             if dy is not None and stack.slice in self.path.activity.values:
                 seeds.append((stack.slice, self.slice(stack, dy)))
 
-        found = differentiate_body(inner, self.path.activity, self.n.rules, seeds)
+        found = differentiate_nodes(inner, self.path.activity, self.n.rules, seeds)
         if self.keeps_lists:
             ends = [inner.tensor(state.at_start) for state in carried]
         starts = [found.get(s.at_start) or zeros_like(inner, end) for s, end in zip(carried, ends, strict=True)]

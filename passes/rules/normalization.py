@@ -8,6 +8,7 @@ from functools import reduce
 
 import onnx_ir as ir
 
+from ..forms import Alternatives
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
 from ..write_in_parts import is_filled
@@ -40,7 +41,7 @@ def layer_normalization(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     def dx() -> Tensor:
         terms = []
         if rows is not None:
-            terms.append((rows.less_projection() - rows.mean()) * inv_std)
+            terms.append(n.fastest(_through_rows(rows, axes, centers=True)))
         if dmean is not None:
             terms.append((dmean.cast(wide) / x.count(axes, dtype=wide)).expand_like(x))
         if dinv_std is not None:
@@ -67,7 +68,7 @@ def rms_normalization(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
     mean_square = (exact * exact).mean(list(range(axis, x.rank)), keepdims=True)
     inv_rms = n.op.Reciprocal(n.op.Sqrt(mean_square + n.attr("epsilon", 1e-5)))
     rows = ScaledRows(dy.cast(wide), scale.cast(wide), exact, inv_rms, axis)
-    return lambda: rows.less_projection() * inv_rms, rows.dscale
+    return lambda: n.fastest(_through_rows(rows, list(range(axis, x.rank)), centers=False)), rows.dscale
 
 
 @rules.vjp("BatchNormalization")
@@ -202,6 +203,29 @@ def through_statistics(g: Tensor, normalized: Tensor, inv_std: Tensor, axes: Seq
     """The cotangent of x from that of x̂ = (x - mean) / std, with both statistics depending on x."""
     along = normalized * (g * normalized).mean(axes, keepdims=True)
     return (g - along - g.mean(axes, keepdims=True)) * inv_std
+
+
+def _through_rows(rows: ScaledRows, axes: Sequence[int], *, centers: bool) -> Alternatives:
+    """The cotangent of x from that of the rows' y, with 1/std, and if it *centers* the mean, depending on x."""
+
+    def by_products(dy: Tensor, scale: Tensor, x: Tensor, inv_std: Tensor) -> Tensor:
+        given = ScaledRows(dy, scale, x, inv_std, rows.axis)
+        return (given.less_projection() - given.mean() if centers else given.less_projection()) * inv_std
+
+    def by_means(dy: Tensor, scale: Tensor, x: Tensor, inv_std: Tensor) -> Tensor:
+        g, normalized = dy * scale, x * inv_std
+        if centers:
+            return through_statistics(g, normalized, inv_std, axes)
+        return (g - normalized * (g * normalized).mean(axes, keepdims=True)) * inv_std
+
+    return Alternatives(
+        "input gradient of a normalization of rows",
+        (rows.dy, rows.scale, rows.x, rows.inv_std),
+        {"axis": rows.axis, "centers": centers},
+        {"products": by_products, "means": by_means},
+        expected="products",
+        plain="means",
+    )
 
 
 def _kept_statistics(n: Primal, axes: Sequence[int], dtype: ir.DataType) -> tuple[Tensor, Tensor]:

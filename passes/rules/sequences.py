@@ -11,7 +11,7 @@ from functools import partial
 import onnx_ir as ir
 
 from ..activity import find_activity
-from ..differentiate import differentiate_body
+from ..differentiate import differentiate_nodes
 from ..registry import Cotangent, Primal, Registry
 from ..sequences import map_sequence, zeros_like
 from ..tape import Tensor
@@ -113,7 +113,7 @@ def sequence_map(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
         shape = None if end.shape is None else inner.tensor(end).shape
         seeds.append((end, inner.argument(f"{end.name}.cotangent", dy.dtype, shape)))
     activity = find_activity(body, [value for _, value in wanted], [end for end, _ in given], n.rules)
-    found = differentiate_body(inner, activity, n.rules, seeds)
+    found = differentiate_nodes(inner, activity, n.rules, seeds)
     inner.returns(*(found.get(value) or inner.zeros_like(inner.tensor(value)) for _, value in wanted))
     arguments = [*(tensor for tensor in n.inputs if tensor is not None), *(dy for _, dy in given)]
     results = op.emit_many("SequenceMap", *arguments, outputs=len(wanted), body=body)

@@ -39,6 +39,19 @@ def test_chains_are_merged(body: str, result: str, left: list[str]) -> None:
     assert operators(model) == left
 
 
+def test_what_is_picked_from_a_list_is_shaped_as_the_positions() -> None:
+    model = parse(
+        f"""g (float[24] x, int64[2,3] i, int64[6] j) => (float[2,3] y, float[2,3] z) {CONSTANTS} {{
+            flat = Reshape (i, all)  a = GatherElements (x, flat)  y = Reshape (a, s23)
+            b = GatherElements (x, j)  z = Reshape (b, s23)
+        }}""",
+        initializers={"all": np.array([-1]), "s23": np.array([2, 3])},
+    )
+    positions = np.array([[3, 0, -1], [5, 5, 23]])
+    assert check_pass(MergeViews(), model, {"x": X.reshape(-1), "i": positions, "j": positions.reshape(-1)})
+    assert operators(model) == ["Gather", "GatherElements", "Reshape"]
+
+
 @pytest.mark.parametrize("between", [6, 7, 10])
 def test_casts_that_lose_something_stay(between: int) -> None:
     x = np.array([0.1, -2.7, 300.5], np.float32)

@@ -14,7 +14,7 @@ W = np.array([2, -1, 0.5, 4], np.float32)
 
 CONSTANTS = """<float two = {2}, float[1] third = {0.25}, float zero = {0}, float zero2 = {0}, float minus0 = {-0.0},
     int64[2] s34 = {3, 4}, int64[3] s534 = {5, 3, 4}, int64[2] s31 = {3, 1}, int64[1] i0 = {0}, int64[1] i1 = {1},
-    int64[2] i12 = {1, 2}, int64[1] last = {-1}>"""
+    int64[2] i12 = {1, 2}, int64[1] last = {-1}, float four = {4}>"""
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,11 @@ CONSTANTS = """<float two = {2}, float[1] third = {0.25}, float zero = {0}, floa
         ("a = Mul (x, two)  y = Mul (third, a)", ["Mul"]),
         ("a = Mul (x, two)  b = Mul (a, third)  y = Mul (b, two)", ["Mul"]),
         ("a = Neg (x)  b = Mul (a, two)  c = Neg (b)  y = Sub (c, w)", ["Mul", "Sub"]),
+        ("a = Neg (x)  b = Mul (a, w)  y = Add (x, b)", ["Mul", "Sub"]),
+        ("a = Neg (w)  b = Div (a, x)  y = Sub (x, b)", ["Div", "Add"]),
+        ("a = Neg (x)  b = ReduceSum (a, i1)  c = Mul (x, b)  y = Add (c, w)", ["ReduceSum", "Mul", "Sub"]),
+        ("a = Div (x, w)  e = Exp (x)  b = Div (e, w)  y = Sub (a, b)", ["Exp", "Sub", "Div"]),
+        ("a = ReduceSum (x, i1)  b = Div (a, four)  y = Mul (b, x)", ["ReduceMean", "Mul"]),
         ("a = Expand (w, s34)  y = Mul (x, a)", ["Mul"]),
         ("a = Expand (zero, s34)  b = Expand (w, s34)  y = Sum (a, x, b)", ["Sum"]),
         ("c = IsNaN (x)  a = Expand (w, s34)  y = Where (c, x, a)", ["IsNaN", "Where"]),
@@ -54,6 +59,8 @@ def test_arithmetic_is_rewritten(body: str, left: list[str]) -> None:
         "c = IsNaN (x)  b = Where (c, zero, minus0)  y = Div (x, b)",
         "a = Add (x, two)  y = Add (a, third)",
         "a = Div (x, third)  y = Mul (a, two)",
+        "a = ReduceSum (x, i1)  b = Div (a, two)  y = Mul (b, x)",
+        "a = Div (x, w)  b = Div (w, x)  y = Add (a, b)",
     ],
 )
 def test_what_could_change_the_result_stays(body: str) -> None:

@@ -149,15 +149,21 @@ def worst_difference(actual: Arrays, expected: Arrays) -> float:
     return max(error / max(scales[name], 1e-30) for name, error in errors.items())
 
 
-def count_nodes(model: onnx.ModelProto, of: Callable[[str], bool] = lambda name: True) -> int:
-    """The number of nodes that the outputs depend on whose names *of* accepts."""
+def nodes_behind(model: onnx.ModelProto, of: Callable[[str], bool]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on whose names *of* accepts, in their order."""
     wanted = {value.name for value in model.graph.output if of(value.name)}
-    count = 0
+    found = []
     for node in reversed(model.graph.node):
         if wanted.intersection(node.output):
-            count += 1
+            found.append(node)
             wanted |= set(_reads(node))
-    return count
+    return found[::-1]
+
+
+def tangent_nodes(pushed: onnx.ModelProto) -> tuple[int, int]:
+    """How many nodes of a model that `jvp` gave compute the tangents, and how many the outputs."""
+    forward = len(nodes_behind(pushed, lambda name: not name.endswith(TANGENT)))
+    return len(pushed.graph.node) - forward, forward
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
