@@ -55,15 +55,16 @@ def estimate_peak(
     order = execution_order(graph) if order is None else order
     if not order:
         return PeakMemory(0, "", ())
-    totals = totals_in_bytes(graph, sizes, order)
+    lifetimes = Lifetimes(graph, sizes)
+    totals = lifetimes.totals(order)
     most = max(totals)
-    again = _Lifetimes(graph, order, sizes or {})
+    again = _Execution(lifetimes)
     for node in order[: totals.index(most)]:
         again.execute(node)
     node = order[totals.index(most)]
     again.start(node)
     live = [(str(value.name), size) for value, size in again.live.items()]
-    live.append((f"workspace of {node.name}", again.workspace(node)))
+    live.append((f"workspace of {node.name}", lifetimes.workspace(node)))
     largest = sorted((item for item in live if item[1]), key=lambda item: (-item[1], item[0]))
     return PeakMemory(most, node.name or node.op_type, tuple(largest))
 
@@ -77,21 +78,48 @@ def totals_in_bytes(
 ) -> list[int]:
     """What lives while each node of *order* is executed, with or without graph *outputs*; see `estimate_peak`."""
     order = execution_order(graph) if order is None else order
-    lifetimes = _Lifetimes(graph, order, sizes or {}, outputs=outputs)
-    return [lifetimes.execute(node) for node in order]
+    return Lifetimes(graph, sizes, outputs=outputs).totals(order)
 
 
-class _Lifetimes:
-    def __init__(
-        self, graph: ir.Graph, order: Iterable[ir.Node], sizes: Mapping[str, int], *, outputs: bool = True
-    ) -> None:
-        self.sizes = sizes
-        self.counts_outputs = outputs
+class Lifetimes:
+    """What the memory of the values of *graph* depends on, whatever the order of its nodes; see `estimate_peak`."""
+
+    def __init__(self, graph: ir.Graph, sizes: Mapping[str, int] | None = None, *, outputs: bool = True) -> None:
+        self._sizes = sizes
+        self._bytes: dict[ir.Value, int] = {}
         self.outputs = frozenset(graph.outputs)
-        self.reads = Counter(value for node in order for value in _read(node))
+        self.reads = {
+            node: [value for value in (*node.inputs, *captured_values(node)) if value is not None] for node in graph
+        }
+        self.readers = Counter(value for values in self.reads.values() for value in values)
+        if not outputs:
+            self._bytes.update(dict.fromkeys(self.outputs, 0))
+
+    def totals(self, order: Iterable[ir.Node]) -> list[int]:
+        """The bytes that live while each node of *order* is executed."""
+        execution = _Execution(self)
+        return [execution.execute(node) for node in order]
+
+    def bytes(self, value: ir.Value) -> int:
+        size = self._bytes.get(value)
+        if size is None:
+            exact = size_in_bytes(value, self._sizes)
+            size = self._bytes[value] = 0 if math.isinf(exact) else int(exact)
+        return size
+
+    def workspace(self, node: ir.Node) -> int:
+        share = WORKSPACE.get(node.op_type)
+        return 0 if share is None else int(share * self.bytes(node.outputs[0]))
+
+
+class _Execution:
+    """The nodes being executed one by one."""
+
+    def __init__(self, lifetimes: Lifetimes) -> None:
+        self.lifetimes = lifetimes
         self.memory: dict[ir.Value, ir.Value] = {}
         """The owner of the memory of each value that was computed."""
-        self.pending: Counter[ir.Value] = Counter()
+        self.pending: dict[ir.Value, int] = {}
         """By owner, the reads that are still to come, of all views."""
         self.live: dict[ir.Value, int] = {}
         """By owner, the bytes."""
@@ -100,47 +128,42 @@ class _Lifetimes:
     def execute(self, node: ir.Node) -> int:
         """Start *node* and end it; how many bytes it had in between."""
         self.start(node)
-        most = self.total + self.workspace(node)
-        owners = [self.memory[value] for value in _read(node) if value in self.memory]
-        self.pending.subtract(owners)
-        for owner in {*owners, *(self.memory[output] for output in node.outputs)}:
-            if self.pending[owner] == 0:
-                self.total -= self.live.pop(owner)
+        most = self.total + self.lifetimes.workspace(node)
+        for value in self.lifetimes.reads[node]:
+            if value in self.memory:
+                owner = self.memory[value]
+                self.pending[owner] -= 1
+                self.release_unread(owner)
+        for output in node.outputs:
+            self.release_unread(self.memory[output])
         return most
 
     def start(self, node: ir.Node) -> None:
         """Take the memory of what *node* computes."""
+        lifetimes = self.lifetimes
         for index, output in enumerate(node.outputs):
             owner = self.shared(node, output) if index == 0 else None
             if owner is None:
                 owner = output
-                self.live[output] = self.bytes(output)
+                self.live[output] = lifetimes.bytes(output)
                 self.total += self.live[output]
             self.memory[output] = owner
-            self.pending[owner] += self.reads[output] + (output in self.outputs)
+            reads = lifetimes.readers[output] + (output in lifetimes.outputs)
+            self.pending[owner] = self.pending.get(owner, 0) + reads
 
-    def workspace(self, node: ir.Node) -> int:
-        share = WORKSPACE.get(node.op_type)
-        return 0 if share is None else int(share * self.bytes(node.outputs[0]))
+    def release_unread(self, owner: ir.Value) -> None:
+        """Give the memory of *owner* back if nothing is to read it any more."""
+        if self.pending[owner] == 0:
+            self.total -= self.live.pop(owner, 0)
 
     def shared(self, node: ir.Node, output: ir.Value) -> ir.Value | None:
         """The owner of the memory that *output* is to share, None if it gets its own."""
-        if node.domain != "" or not node.inputs or output in self.outputs:
+        if node.domain != "" or not node.inputs or output in self.lifetimes.outputs:
             return None
         source = node.inputs[0]
         owner = self.memory.get(source) if source is not None else None
         if owner is None or node.op_type in VIEWS:
             return owner
-        if node.op_type not in IN_PLACE or self.pending[owner] > 1 or self.live[owner] != self.bytes(output):
+        if node.op_type not in IN_PLACE or self.pending[owner] > 1 or self.live[owner] != self.lifetimes.bytes(output):
             return None
         return owner
-
-    def bytes(self, value: ir.Value) -> int:
-        if value in self.outputs and not self.counts_outputs:
-            return 0
-        size = size_in_bytes(value, self.sizes)
-        return 0 if math.isinf(size) else int(size)
-
-
-def _read(node: ir.Node) -> list[ir.Value]:
-    return [value for value in (*node.inputs, *captured_values(node)) if value is not None]

@@ -29,6 +29,10 @@ class Simplify(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        while any(step.call(model).modified for step in self.passes):
-            modified = True
+        settled: set[ir.passes.InPlacePass] = set()
+        while (step := next((step for step in self.passes if step not in settled), None)) is not None:
+            if step.call(model).modified:
+                modified = True
+                settled.clear()
+            settled.add(step)  # each of them goes on until it finds nothing more itself
         return ir.passes.PassResult(model, modified)

@@ -30,16 +30,17 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
 def all_graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
     """*graph* and the subgraphs in it, each before those in it.
 
-    What `graph.subgraphs()` gives, in a fraction of the time: most nodes have no attributes at all.
+    What `graph.subgraphs()` gives, in a fraction of the time.
     """
     yield graph
     for node in graph:
-        for inner in _graphs_of(node):
-            yield from all_graphs(inner)
+        if node.attributes.data:  # most nodes have none
+            for inner in _graphs_of(node):
+                yield from all_graphs(inner)
 
 
 def _graphs_of(node: ir.Node) -> list[ir.Graph]:
-    attributes = node.attributes.data.values() if node.attributes else ()
+    attributes = node.attributes.data.values()  # the dict itself, as what wraps it takes longer than all the rest
     return [graph for attribute in attributes if attribute.type in _GRAPHS for graph in subgraphs_of(attribute)]
 
 
