@@ -12,15 +12,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import safetensors
-import safetensors.numpy
 from onnx_ir.passes.common import ShapeInferencePass
 
-from ..passes.errors import Error, InputError, UnsupportedError
+from ..passes.errors import InputError, UnsupportedError
 from .compile import compile
 from .load import ModelLike, load_model
 from .losses import L1, MSE, BinaryCrossEntropyWithLogits, CrossEntropy, Loss
 from .program import Program
-from .save import save_model, staging_folder
+from .save import save_model, save_tensors
 from .split import with_outputs
 from .update_models import adamw_model, sgd_model
 
@@ -176,15 +175,7 @@ def write_checkpoint(
     tensors = {f"parameters/{name}": np.asarray(array, order="C") for name, array in parameters.items()}
     tensors |= {f"optimizer/{name}": np.asarray(array, order="C") for name, array in states.items()}
     metadata = {"format": CHECKPOINT_FORMAT, "properties": json.dumps(dict(properties))}
-    with staging_folder(path) as folder:
-        file = folder / path.name
-        file.touch()
-        mode = file.stat().st_mode
-        try:
-            safetensors.numpy.save_file(tensors, file, metadata)
-            file.chmod(mode)  # safetensors would let nobody but the owner read it
-        except safetensors.SafetensorError as error:
-            raise Error(f"{path} cannot be written: {error}") from error
+    save_tensors(path, tensors, metadata)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, int | float | str]]:

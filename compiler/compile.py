@@ -10,27 +10,22 @@ from ..passes.block_attention import BlockAttention
 from ..passes.checkpoint import Checkpoint
 from ..passes.choose_residuals import ChooseResiduals
 from ..passes.custom_functions import CustomFunctions
-from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
-from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.errors import InputError
 from ..passes.fake_quantize import LowerFakeQuantize
 from ..passes.forms import ChooseForm
 from ..passes.gradient_marks import MarkGradients
-from ..passes.lower_cross_entropy import LowerCrossEntropy
 from ..passes.lower_opset import LowerOpset
-from ..passes.move_row_factors import MoveRowFactors
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
 from ..passes.schedule import Schedule
-from ..passes.simplify import Simplify
-from ..passes.write_in_parts import WriteInParts
 from .joint import JointBuilder
 from .load import ModelLike, load_model
 from .losses import Loss
 from .normalize import normalize
+from .optimize import optimizations
 from .original import keep_original
-from .parameters import as_names, select_outputs, select_retained, select_wrt, without_frozen
+from .parameters import as_names, select_outputs, select_prediction, select_retained, select_wrt, without_frozen
 from .pipeline import OnPass, Pipeline
 from .program import Program
 from .signature import Mode
@@ -131,8 +126,8 @@ def compile(
     selected, named = select_wrt(graph, wrt, parameters)
     selected = without_frozen(selected, as_names(frozen)) + select_retained(graph, retained, selected)
     differentiated = select_outputs(graph, outputs)
-    if loss is not None and outputs is not None and len(differentiated) > 1:
-        raise InputError(f"A loss takes one output, but `outputs` names {len(differentiated)}")
+    if loss is not None:
+        differentiated = [select_prediction(differentiated, outputs)]
 
     joint = JointBuilder(loaded.model, differentiated)
     if loss is not None:
@@ -146,14 +141,7 @@ def compile(
     protected = [*(str(value.name) for value in selected), *checkpoints]
     pipeline.run(
         [
-            WriteInParts(protected),
-            Simplify(protected),
-            EliminateCommonSubexpressions(protected),
-            Simplify(protected),
-            EliminateDeadCode(protected),
-            MoveRowFactors(protected),
-            LowerCrossEntropy(),
-            EliminateCommonSubexpressions(protected),
+            *optimizations(protected),
             *([LowerFakeQuantize()] if fake_quantize else []),
             ChooseResiduals(joint.forward),
             *(

@@ -118,6 +118,13 @@ def select_outputs(graph: ir.Graph, outputs: Sequence[str] | str | None) -> list
     return [values[name] for name in names]
 
 
+def select_prediction(selected: Sequence[ir.Value], outputs: Sequence[str] | str | None) -> ir.Value:
+    """The one of *selected* that a loss takes. Raises InputError if `outputs` names several."""
+    if outputs is not None and len(selected) > 1:
+        raise InputError(f"A loss takes one output, but `outputs` names {len(selected)}")
+    return selected[0]
+
+
 def without_frozen(selected: Sequence[ir.Value], frozen: Sequence[str]) -> list[ir.Value]:
     """*selected* without those that a name or pattern of *frozen* matches. Raises InputError where one matches none."""
     for pattern in frozen:

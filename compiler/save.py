@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+import safetensors
+import safetensors.numpy
 
 from ..passes.errors import Error
 
@@ -43,6 +46,19 @@ def write_file(path: Path, data: bytes) -> None:
     """Write *data* to *path*, whole or not at all. Raises Error when it cannot."""
     with staging_folder(path) as folder:
         (folder / path.name).write_bytes(data)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all. Raises Error when it cannot."""
+    with staging_folder(path) as folder:
+        file = folder / path.name
+        file.touch()
+        mode = file.stat().st_mode
+        try:
+            safetensors.numpy.save_file(dict(tensors), file, dict(metadata))
+        except safetensors.SafetensorError as error:
+            raise Error(f"{path} cannot be written: {error}") from error
+        file.chmod(mode)  # safetensors would let nobody but the owner read it
 
 
 @contextlib.contextmanager

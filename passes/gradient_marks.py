@@ -67,19 +67,19 @@ class MarkGradients(ir.passes.InPlacePass):
         return [*(str(value.name) for value in values), *self._operators]
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
+        graph, names = model.graph, FreshNames(model.graph)
         for pattern in self._straight:
             for node in _matching_nodes(graph, pattern):
                 self._check_straight(node)
                 node.metadata_props[STRAIGHT_THROUGH] = "1"
         for pattern in self._stopped:
             for value in matching_values(graph, pattern, "stop_gradient"):
-                _put_behind(graph, value, STOP_GRADIENT, "1")
+                _put_behind(names, graph, value, STOP_GRADIENT, "1")
         for pattern, factor in self._scaled.items():
             if not isinstance(factor, int | float) or not math.isfinite(factor):
                 raise InputError(f"scale_gradient: the factor of {pattern!r} is a finite number, not {factor!r}")
             for value in matching_values(graph, pattern, "scale_gradient"):
-                _put_behind(graph, value, GRADIENT_SCALE, repr(float(factor)))
+                _put_behind(names, graph, value, GRADIENT_SCALE, repr(float(factor)))
         return ir.passes.PassResult(model, self.any)
 
     def _check_straight(self, node: ir.Node) -> None:
@@ -120,9 +120,8 @@ def _matching_nodes(graph: ir.Graph, pattern: str) -> list[ir.Node]:
     return nodes
 
 
-def _put_behind(graph: ir.Graph, value: ir.Value, mark: str, content: str) -> None:
+def _put_behind(names: FreshNames, graph: ir.Graph, value: ir.Value, mark: str, content: str) -> None:
     """Let all that reads *value* read a marked Identity of it."""
-    names = FreshNames(graph)
     readers = list(value.uses())
     node = ir.node(
         "Identity",

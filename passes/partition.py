@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-import networkx as nx
 import onnx_ir as ir
 
 from .eliminate_common_subexpressions import is_random
@@ -49,6 +48,8 @@ def choose_residuals(
 
     Raises InputError for a strategy or name that does not exist, and where a random node would have to run twice.
     """
+    import networkx as nx  # here, because it takes longer to import than all the rest
+
     dependent = dependents(graph, seeds)
     both = set(given)
     needed = needed_by(dependent, gradients) - both

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from ..compiler.save import staging_folder
-from ..passes.errors import Error, InputError
+from ..compiler.save import save_tensors
+from ..passes.errors import InputError
 from .optimizer import Optimizer
 from .session import Session
 
@@ -43,15 +42,7 @@ def save_checkpoint(path: str | os.PathLike[str], session: Session, optimizer: O
     tensors = {f"parameters/{name}": _storable(array) for name, array in session.parameters.items()}
     tensors |= {f"optimizer/{name}": _storable(array) for name, array in optimizer.state().items()}
     metadata = {"format": _FORMAT, "progress": json.dumps(asdict(progress)), "optimizer": optimizer.describe()}
-    with staging_folder(Path(path)) as folder:
-        file = folder / Path(path).name
-        file.touch()
-        mode = file.stat().st_mode
-        try:
-            safetensors.numpy.save_file(tensors, file, metadata)
-            file.chmod(mode)  # safetensors would let nobody but the owner read it
-        except safetensors.SafetensorError as error:
-            raise Error(f"{os.fspath(path)} cannot be written: {error}") from error
+    save_tensors(Path(path), tensors, metadata)
 
 
 def load_checkpoint(path: str | os.PathLike[str], session: Session, optimizer: Optimizer) -> Progress:

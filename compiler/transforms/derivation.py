@@ -15,22 +15,21 @@ import onnx_ir as ir
 from ...passes.choose_residuals import ChooseResiduals
 from ...passes.custom_functions import CustomFunctions
 from ...passes.differentiate import PASS, differentiate
-from ...passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
-from ...passes.eliminate_dead_code import EliminateDeadCode
 from ...passes.errors import InputError, UnsupportedError
 from ...passes.lower_opset import LowerOpset
 from ...passes.pushforward import pushforward
 from ...passes.registry import Registry
 from ...passes.rules import BUILTIN_RULES
+from ...passes.scan_over import scan_over
 from ...passes.schedule import Schedule
-from ...passes.simplify import Simplify
 from ...passes.tape import Tape
 from ..attach import attach
 from ..load import ModelLike, load_model
 from ..losses import Loss
 from ..normalize import normalize
+from ..optimize import optimizations
 from ..original import ORIGINAL_KEY
-from ..parameters import as_names, select_outputs, select_wrt
+from ..parameters import as_names, select_outputs, select_prediction, select_wrt
 from ..pipeline import Pipeline
 from ..save import save_model
 from ..signature import SIGNATURE_KEY
@@ -80,6 +79,7 @@ class Derivation:
         for key in (SIGNATURE_KEY, ORIGINAL_KEY):
             loaded.metadata_props.pop(key, None)
         self._pipeline = Pipeline(loaded)
+        self._tape: Tape | None = None
         self.graph = loaded.graph
         self._model = loaded
         names = [*as_names(options.wrt), *as_names(options.outputs)]
@@ -87,21 +87,18 @@ class Derivation:
         self.wrt, _ = select_wrt(self.graph, options.wrt, parameters)
         self.outputs = self.predictions = select_outputs(self.graph, options.outputs)
         if options.loss is not None:
-            self._attach(options.loss)
+            self.predictions = [select_prediction(self.outputs, options.outputs)]
+            self.outputs = [attach(self.graph, options.loss, self.predictions[0])[0]]
         self.graph.outputs.extend(value for value in self.outputs if not value.is_graph_output())
         self.forward = frozenset(str(value.name) for node in self.graph for value in node.outputs)
 
     @property
     def tape(self) -> Tape:
         """A tape that knows of all names that the graph has by now."""
-        return Tape(self.graph)
-
-    def _attach(self, loss: str | Loss | ModelLike) -> None:
-        if self._options.outputs is not None and len(self.outputs) > 1:
-            raise InputError(f"A loss takes one output, but `outputs` names {len(self.outputs)}")
-        self.predictions = self.outputs[:1]
-        value, _ = attach(self.graph, loss, self.predictions[0])
-        self.outputs = [value]
+        if self._tape is None:
+            self._tape = Tape(self.graph)
+        self._tape.at("onnxgrad", {})
+        return self._tape
 
     def scalar(self, what: str) -> ir.Value:
         """The one output that *what* differentiates, which has one element. Raises InputError if it has not."""
@@ -131,6 +128,7 @@ class Derivation:
         if not result:
             differentiate(self.graph, cotangents, wrt, self._rules)  # raises, and says where the paths break
         self._inline()
+        self._tape = None
         if zeros:
             return {value: result[value] if value in result else self.zeros(value) for value in wrt}
         return result
@@ -156,10 +154,17 @@ class Derivation:
         Raises UnsupportedError as `pushforward` does, and if no output depends on a primal.
         """
         pushed = pushforward(self.graph, tangents, outputs, self._rules, self._inline)
+        self._tape = None
         if not pushed:
             names = ", ".join(repr(str(value.name)) for value in tangents)
             raise UnsupportedError(f"No differentiated output depends smoothly on {names}; nothing has a tangent")
         return {value: pushed[value] if value in pushed else self.zeros(value) for value in outputs}
+
+    def scan_over(self, stacks: Mapping[ir.Value, ir.Value], results: Sequence[ir.Value]) -> list[ir.Value]:
+        """Compute *results* for each slice of the *stacks*; see `passes.scan_over`."""
+        stacked = scan_over(self.graph, stacks, results)
+        self._tape = None
+        return stacked
 
     def _inline(self) -> None:
         """Replace the calls of the model's own functions, and of their VJPs, by what they are made of."""
@@ -224,10 +229,7 @@ def finish(pipeline: Pipeline, protected: Collection[str], forward: Collection[s
     """
     pipeline.run(
         [
-            Simplify(protected),
-            EliminateCommonSubexpressions(protected),
-            Simplify(protected),
-            EliminateDeadCode(protected),
+            *optimizations(protected),
             ChooseResiduals(forward),
             LowerOpset(opset),
             Schedule(),

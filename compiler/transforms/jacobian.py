@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from ...passes.registry import Registry
 from ...passes.rules import BUILTIN_RULES
-from ...passes.scan_over import scan_over
 from ...passes.tape import Tensor
 from ..load import ModelLike
 from .derivation import Derivation, Options
@@ -50,7 +49,7 @@ def rows(derivation: Derivation, value: ir.Value, wrt: Sequence[ir.Value]) -> di
     """Append for each of *wrt* the Jacobian of *value*, of the shape of *value* followed by its own."""
     seed = derivation.placeholder(value, "seed")
     cotangents = derivation.pull_back({value: seed}, wrt, zeros=True)
-    stacks = scan_over(derivation.graph, {seed: _unit_vectors(derivation, value)}, list(cotangents.values()))
+    stacks = derivation.scan_over({seed: _unit_vectors(derivation, value)}, list(cotangents.values()))
     tensor = derivation.tape.tensor
     return {
         primal: _reshape(tensor(stack), tensor(value), tensor(primal))
@@ -62,7 +61,7 @@ def _columns(derivation: Derivation, value: ir.Value, primal: ir.Value) -> ir.Va
     """Append the Jacobian of *value* with respect to *primal*, in forward mode."""
     tangent = derivation.placeholder(primal, "direction")
     pushed = derivation.push_forward({primal: tangent}, [value])
-    (stack,) = scan_over(derivation.graph, {tangent: _unit_vectors(derivation, primal)}, [pushed[value]])
+    (stack,) = derivation.scan_over({tangent: _unit_vectors(derivation, primal)}, [pushed[value]])
     op = derivation.tape
     by_column = op.Flatten(op.tensor(stack), axis=1)
     return _reshape(by_column.transpose([1, 0]), op.tensor(value), op.tensor(primal))

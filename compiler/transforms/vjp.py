@@ -10,7 +10,6 @@ import onnx_ir as ir
 from ...passes.errors import InputError
 from ...passes.registry import Registry
 from ...passes.rules import BUILTIN_RULES
-from ...passes.scan_over import scan_over
 from ..load import ModelLike
 from ..losses import Loss
 from .derivation import Derivation, Options
@@ -54,7 +53,7 @@ def vjp(
     slices = {value: derivation.placeholder(value, "seed") for value in stacks}
     cotangents = derivation.pull_back(slices)
     of_slices = {slices[value]: stack for value, stack in stacks.items()}
-    results = scan_over(derivation.graph, of_slices, list(cotangents.values()))
+    results = derivation.scan_over(of_slices, list(cotangents.values()))
     for primal, result in zip(cotangents, results, strict=True):
         derivation.give(result, f"{primal.name}.grad")
     return derivation.finish()
