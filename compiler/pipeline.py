@@ -51,9 +51,10 @@ class Pipeline:
         # Only steps change how many nodes there are.
         before = self.records[-1].nodes_after if self.records else count_nodes(self.model)
         start = time.perf_counter()
-        action()
+        result = action()
         seconds = time.perf_counter() - start
-        record = PassRecord(name, before, count_nodes(self.model), seconds)
+        unchanged = isinstance(result, ir.passes.PassResult) and not result.modified
+        record = PassRecord(name, before, before if unchanged else count_nodes(self.model), seconds)
         self.records.append(record)
         if self._on_pass is not None:
             self._on_pass(record, self.model)

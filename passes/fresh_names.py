@@ -13,8 +13,14 @@ class FreshNames:
     """Gives names that no value and no node of *graphs* and their subgraphs bears, and none that was given before."""
 
     def __init__(self, *graphs: ir.Graph) -> None:
-        self._counts = {value.name or "": 0 for graph in graphs for value in values_in(graph)}
-        self._counts.update({node.name or "": 0 for graph in graphs for each in all_graphs(graph) for node in each})
+        self._counts: dict[str, int] = {}
+        for graph in graphs:
+            for each in all_graphs(graph):
+                nodes = list(each)
+                self._counts.update((node.name or "", 0) for node in nodes)
+                self._counts.update((value.name or "", 0) for node in nodes for value in node.outputs)
+                self._counts.update((value.name or "", 0) for value in each.inputs)
+                self._counts.update(dict.fromkeys(each.initializers, 0))
 
     def fresh(self, stem: str) -> str:
         """*stem* if it is free, or else *stem* with a number."""

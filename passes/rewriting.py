@@ -29,12 +29,14 @@ class Rewriter:
 
     def __init__(self, model: ir.Model, protected: Collection[str] = ()) -> None:
         self.protected = frozenset(protected)
-        self._model = model
         self._tape = Tape(model.graph, opset=model.opset_imports[""])
+        # In the order of the graphs, and kept so, as looking for them takes longer than looking at them.
+        self._nodes = [node for graph in all_graphs(model.graph) for node in graph]
         self._node: ir.Node | None = None
+        self._emitted: list[ir.Node] = []
 
     def run(self, rules: Mapping[str, RewriteRule]) -> bool:
-        """Apply *rules*, given by operator; whether the model changed."""
+        """Apply *rules*, given by operator; whether the model changed. Meanwhile nothing else may change it."""
         modified = False
         while self._sweep(rules):
             modified = True
@@ -42,22 +44,34 @@ class Rewriter:
 
     def _sweep(self, rules: Mapping[str, RewriteRule]) -> bool:
         modified = False
-        for graph in list(all_graphs(self._model.graph)):
-            for node in list(graph):
-                if node.op_type not in rules or node.domain != "" or node.graph is None:
-                    continue
-                output = node.outputs[0]
-                if output.name in self.protected:
-                    continue
-                self._node = node
-                replacement = rules[node.op_type](self, node)
-                if replacement is None or not self._can_replace(node, replacement):
-                    continue
-                inputs = list(node.inputs)
-                substitute(output, replacement, self.protected)
-                self._remove_unused(inputs)
-                modified = True
+        nodes: list[ir.Node] = []
+        for node in self._nodes:
+            if node.op_type not in rules or node.domain != "":
+                nodes.append(node)
+            elif node.graph is not None:
+                modified |= self._rewrite(node, rules[node.op_type])
+                nodes += self._emitted
+                self._emitted.clear()
+        self._nodes = [node for node in nodes if node.graph is not None] if modified else nodes
         return modified
+
+    def _rewrite(self, node: ir.Node, rule: RewriteRule) -> bool:
+        """Offer *node* to *rule*; whether something took its place. Leaves what stands there in `_emitted`."""
+        output = node.outputs[0]
+        if output.name in self.protected:
+            self._emitted.append(node)
+            return False
+        self._node = node
+        replacement = rule(self, node)
+        self._emitted.append(node)
+        if replacement is None or not self._can_replace(node, replacement):
+            return False
+        inputs = list(node.inputs)
+        identity = substitute(output, replacement, self.protected)
+        if identity is not None:
+            self._emitted.append(identity)
+        self._remove_unused(inputs)
+        return True
 
     def _can_replace(self, node: ir.Node, replacement: ir.Value) -> bool:
         output = node.outputs[0]
@@ -93,6 +107,7 @@ class Rewriter:
             metadata_props=dict(at.metadata_props),
         )
         at.graph.insert_before(at, node)
+        self._emitted.append(node)
         self._tape.inference.infer(node)
         return node.outputs[0]
 
