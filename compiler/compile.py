@@ -19,6 +19,7 @@ from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
 from ..passes.schedule import Schedule
+from .collection import without_garbage_collection
 from .joint import JointBuilder
 from .load import ModelLike, load_model
 from .losses import Loss
@@ -31,6 +32,7 @@ from .program import Program
 from .signature import Mode
 
 
+@without_garbage_collection()
 def compile(
     model: ModelLike,
     *,

@@ -15,11 +15,13 @@ import safetensors
 import safetensors.numpy
 
 from ..passes.errors import Error
+from .collection import without_garbage_collection
 
 EXTERNAL_DATA_THRESHOLD = 1 << 30
 """Models whose weights take more bytes than this keep them in a second file (protobuf ends at 2 GB)."""
 
 
+@without_garbage_collection()
 def save_model(model: ir.Model, path: Path) -> None:
     """Write *model* to *path*; large weights go to `<name>.data` beside it. Raises Error when it cannot."""
     weights = sum(
