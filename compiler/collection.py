@@ -21,4 +21,8 @@ def without_garbage_collection() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():
+            # What was made would be young, and the next collection look through all of it; now it counts as old.
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
