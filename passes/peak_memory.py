@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -62,9 +63,9 @@ def estimate_peak(
     for node in order[: totals.index(most)]:
         again.execute(node)
     node = order[totals.index(most)]
-    again.start(node)
+    again.start(lifetimes.demands[node])
     live = [(str(value.name), size) for value, size in again.live.items()]
-    live.append((f"workspace of {node.name}", lifetimes.workspace(node)))
+    live.append((f"workspace of {node.name}", lifetimes.demands[node].workspace))
     largest = sorted((item for item in live if item[1]), key=lambda item: (-item[1], item[0]))
     return PeakMemory(most, node.name or node.op_type, tuple(largest))
 
@@ -81,35 +82,54 @@ def totals_in_bytes(
     return Lifetimes(graph, sizes, outputs=outputs).totals(order)
 
 
+class _Demand(NamedTuple):
+    """What one node does to the memory, whenever it is executed.
+
+    Attributes:
+        source: the input whose memory the first output may be in, None if it must have its own.
+        is_view: whether it always is; otherwise only if nothing else reads that memory any more.
+        workspace: bytes beside the inputs and outputs.
+    """
+
+    reads: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+    source: ir.Value | None
+    is_view: bool
+    workspace: int
+
+
 class Lifetimes:
-    """What the memory of the values of *graph* depends on, whatever the order of its nodes; see `estimate_peak`."""
+    """What the memory of the values of *graph* depends on, whatever the order of its nodes; see `estimate_peak`.
+
+    Attributes:
+        bytes: of each value that a node computes.
+        reads: how often nodes read each value, and once more for an output of the graph.
+    """
 
     def __init__(self, graph: ir.Graph, sizes: Mapping[str, int] | None = None, *, outputs: bool = True) -> None:
-        self._sizes = sizes
-        self._bytes: dict[ir.Value, int] = {}
-        self.outputs = frozenset(graph.outputs)
-        self.reads = {
-            node: [value for value in (*node.inputs, *captured_values(node)) if value is not None] for node in graph
-        }
-        self.readers = Counter(value for values in self.reads.values() for value in values)
-        if not outputs:
-            self._bytes.update(dict.fromkeys(self.outputs, 0))
+        kept = frozenset(graph.outputs)
+        self.bytes: dict[ir.Value, int] = {}
+        self.reads = Counter(kept)
+        self.demands: dict[ir.Node, _Demand] = {}
+        for node in graph:
+            for output in node.outputs:
+                size = size_in_bytes(output, sizes) if outputs or output not in kept else 0
+                self.bytes[output] = 0 if math.isinf(size) else int(size)
+            demand = self.demands[node] = self._demand(node, kept)
+            self.reads.update(demand.reads)
 
     def totals(self, order: Iterable[ir.Node]) -> list[int]:
         """The bytes that live while each node of *order* is executed."""
         execution = _Execution(self)
         return [execution.execute(node) for node in order]
 
-    def bytes(self, value: ir.Value) -> int:
-        size = self._bytes.get(value)
-        if size is None:
-            exact = size_in_bytes(value, self._sizes)
-            size = self._bytes[value] = 0 if math.isinf(exact) else int(exact)
-        return size
-
-    def workspace(self, node: ir.Node) -> int:
-        share = WORKSPACE.get(node.op_type)
-        return 0 if share is None else int(share * self.bytes(node.outputs[0]))
+    def _demand(self, node: ir.Node, kept: frozenset[ir.Value]) -> _Demand:
+        reads = tuple(value for value in (*node.inputs, *captured_values(node)) if value is not None)
+        first, op_type = node.outputs[0], node.op_type
+        may_share = node.domain == "" and (op_type in VIEWS or op_type in IN_PLACE) and first not in kept
+        source = node.inputs[0] if may_share and node.inputs else None
+        workspace = int(WORKSPACE.get(op_type, 0) * self.bytes[first])
+        return _Demand(reads, node.outputs, source, op_type in VIEWS, workspace)
 
 
 class _Execution:
@@ -127,43 +147,40 @@ class _Execution:
 
     def execute(self, node: ir.Node) -> int:
         """Start *node* and end it; how many bytes it had in between."""
-        self.start(node)
-        most = self.total + self.lifetimes.workspace(node)
-        for value in self.lifetimes.reads[node]:
-            if value in self.memory:
-                owner = self.memory[value]
+        demand = self.lifetimes.demands[node]
+        self.start(demand)
+        most = self.total + demand.workspace
+        for value in demand.reads:
+            owner = self.memory.get(value)
+            if owner is not None:
                 self.pending[owner] -= 1
                 self.release_unread(owner)
-        for output in node.outputs:
+        for output in demand.outputs:
             self.release_unread(self.memory[output])
         return most
 
-    def start(self, node: ir.Node) -> None:
-        """Take the memory of what *node* computes."""
-        lifetimes = self.lifetimes
-        for index, output in enumerate(node.outputs):
-            owner = self.shared(node, output) if index == 0 else None
+    def start(self, demand: _Demand) -> None:
+        """Take the memory of what a node computes."""
+        lifetimes, owner = self.lifetimes, self.shared(demand)
+        for output in demand.outputs:
             if owner is None:
                 owner = output
-                self.live[output] = lifetimes.bytes(output)
-                self.total += self.live[output]
+                self.pending[owner] = 0
+                self.live[owner] = lifetimes.bytes[output]
+                self.total += lifetimes.bytes[output]
             self.memory[output] = owner
-            reads = lifetimes.readers[output] + (output in lifetimes.outputs)
-            self.pending[owner] = self.pending.get(owner, 0) + reads
+            self.pending[owner] += lifetimes.reads.get(output, 0)
+            owner = None
 
     def release_unread(self, owner: ir.Value) -> None:
         """Give the memory of *owner* back if nothing is to read it any more."""
         if self.pending[owner] == 0:
             self.total -= self.live.pop(owner, 0)
 
-    def shared(self, node: ir.Node, output: ir.Value) -> ir.Value | None:
-        """The owner of the memory that *output* is to share, None if it gets its own."""
-        if node.domain != "" or not node.inputs or output in self.lifetimes.outputs:
-            return None
-        source = node.inputs[0]
-        owner = self.memory.get(source) if source is not None else None
-        if owner is None or node.op_type in VIEWS:
+    def shared(self, demand: _Demand) -> ir.Value | None:
+        """The owner of the memory that the first output shares, None if it gets its own."""
+        owner = None if demand.source is None else self.memory.get(demand.source)
+        if owner is None or demand.is_view:
             return owner
-        if node.op_type not in IN_PLACE or self.pending[owner] > 1 or self.live[owner] != self.lifetimes.bytes(output):
-            return None
-        return owner
+        size = self.lifetimes.bytes[demand.outputs[0]]
+        return owner if self.pending[owner] <= 1 and self.live[owner] == size else None

@@ -30,13 +30,15 @@ class Rewriter:
     def __init__(self, model: ir.Model, protected: Collection[str] = ()) -> None:
         self.protected = frozenset(protected)
         self._tape = Tape(model.graph, opset=model.opset_imports[""])
-        # In the order of the graphs, and kept so, as looking for them takes longer than looking at them.
-        self._nodes = [node for graph in all_graphs(model.graph) for node in graph]
+        # Kept, since to walk through a large graph takes longer than to look at the nodes whose operators have rules.
+        self._nodes = [
+            (node.op_type, node) for graph in all_graphs(model.graph) for node in graph if node.domain == ""
+        ]
         self._node: ir.Node | None = None
-        self._emitted: list[ir.Node] = []
+        self._in_its_place: list[ir.Node] = []
 
     def run(self, rules: Mapping[str, RewriteRule]) -> bool:
-        """Apply *rules*, given by operator; whether the model changed. Meanwhile nothing else may change it."""
+        """Apply *rules*, given by operator; whether the model changed. Between two runs nothing else may change it."""
         modified = False
         while self._sweep(rules):
             modified = True
@@ -44,32 +46,27 @@ class Rewriter:
 
     def _sweep(self, rules: Mapping[str, RewriteRule]) -> bool:
         modified = False
-        nodes: list[ir.Node] = []
-        for node in self._nodes:
-            if node.op_type not in rules or node.domain != "":
-                nodes.append(node)
+        nodes: list[tuple[str, ir.Node]] = []
+        for op_type, node in self._nodes:
+            if op_type not in rules:
+                nodes.append((op_type, node))
             elif node.graph is not None:
-                modified |= self._rewrite(node, rules[node.op_type])
-                nodes += self._emitted
-                self._emitted.clear()
-        self._nodes = [node for node in nodes if node.graph is not None] if modified else nodes
+                modified |= self._rewrite(node, rules[op_type])
+                nodes += [(each.op_type, each) for each in self._in_its_place]
+        self._nodes = [(op_type, node) for op_type, node in nodes if node.graph is not None] if modified else nodes
         return modified
 
     def _rewrite(self, node: ir.Node, rule: RewriteRule) -> bool:
-        """Offer *node* to *rule*; whether something took its place. Leaves what stands there in `_emitted`."""
-        output = node.outputs[0]
-        if output.name in self.protected:
-            self._emitted.append(node)
-            return False
-        self._node = node
-        replacement = rule(self, node)
-        self._emitted.append(node)
+        """Offer *node* to *rule*; whether another value took the place of its output."""
+        output, self._node, self._in_its_place = node.outputs[0], node, []
+        replacement = None if output.name in self.protected else rule(self, node)
+        self._in_its_place.append(node)
         if replacement is None or not self._can_replace(node, replacement):
             return False
         inputs = list(node.inputs)
         identity = substitute(output, replacement, self.protected)
         if identity is not None:
-            self._emitted.append(identity)
+            self._in_its_place.append(identity)
         self._remove_unused(inputs)
         return True
 
@@ -107,7 +104,7 @@ class Rewriter:
             metadata_props=dict(at.metadata_props),
         )
         at.graph.insert_before(at, node)
-        self._emitted.append(node)
+        self._in_its_place.append(node)
         self._tape.inference.infer(node)
         return node.outputs[0]
 

@@ -40,7 +40,6 @@ class Schedule(ir.passes.InPlacePass):
         peaks = [max(lifetimes.totals(execution_order_of_file(reads)), default=0) for reads in candidates]
         best = candidates[peaks.index(min(peaks))]
         if best is not written:
-            graph.remove(written)
             graph.extend(best)
         return ir.passes.PassResult(model, best is not written)
 
