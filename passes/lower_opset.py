@@ -16,6 +16,8 @@ from .tape import CANONICAL_OPSET
 LOWEST_OPSET = 18
 """The lowest opset that is written; its forms of the operators are those of the canonical one, nearly all."""
 
+_Formal = onnx.defs.OpSchema.FormalParameter
+
 _IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 
 _VALUES_SINCE = {
@@ -146,7 +148,7 @@ def _wrong_type(op_type: str, version: int, inputs: int, types: tuple[ir.DataTyp
     return None
 
 
-def _formals(declared: Sequence[onnx.defs.OpSchema.FormalParameter], count: int) -> list[onnx.defs.OpSchema.FormalParameter | None]:
+def _formals(declared: Sequence[_Formal], count: int) -> list[_Formal | None]:
     """What the schema says of each of *count* inputs or outputs; its last entry may stand for many."""
     return [declared[min(index, len(declared) - 1)] if declared else None for index in range(count)]
 

@@ -31,9 +31,7 @@ class Rewriter:
         self.protected = frozenset(protected)
         self._tape = Tape(model.graph, opset=model.opset_imports[""])
         # Kept, since to walk through a large graph takes longer than to look at the nodes whose operators have rules.
-        self._nodes = [
-            (node.op_type, node) for graph in all_graphs(model.graph) for node in graph if node.domain == ""
-        ]
+        self._nodes = [(node.op_type, node) for graph in all_graphs(model.graph) for node in graph if node.domain == ""]
         self._node: ir.Node | None = None
         self._in_its_place: list[ir.Node] = []
 
