@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -13,14 +14,20 @@ class FreshNames:
     """Gives names that no value and no node of *graphs* and their subgraphs bears, and none that was given before."""
 
     def __init__(self, *graphs: ir.Graph) -> None:
-        self._counts: dict[str, int] = {}
-        for graph in graphs:
+        self._graphs = graphs
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        """The names that are taken, each with the last number that was tried after it; found when one is asked for."""
+        counts: dict[str, int] = {}
+        for graph in self._graphs:
             for each in all_graphs(graph):
                 nodes = list(each)
-                self._counts.update((node.name or "", 0) for node in nodes)
-                self._counts.update((value.name or "", 0) for node in nodes for value in node.outputs)
-                self._counts.update((value.name or "", 0) for value in each.inputs)
-                self._counts.update(dict.fromkeys(each.initializers, 0))
+                counts.update((node.name or "", 0) for node in nodes)
+                counts.update((value.name or "", 0) for node in nodes for value in node.outputs)
+                counts.update((value.name or "", 0) for value in each.inputs)
+                counts.update(dict.fromkeys(each.initializers, 0))
+        return counts
 
     def fresh(self, stem: str) -> str:
         """*stem* if it is free, or else *stem* with a number."""

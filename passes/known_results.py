@@ -57,7 +57,7 @@ def question_of(node: ir.Node) -> Hashable | None:
     for value in node.inputs:
         if value is None:
             inputs.append(None)
-        elif value.shape is None or value.dtype is None or None in value.shape:
+        elif value.shape is None or value.dtype is None:
             return None
         else:
             held = value if value.dtype.is_integer() else None
