@@ -14,7 +14,9 @@ from ..passes.errors import InputError
 from ..passes.fake_quantize import LowerFakeQuantize
 from ..passes.forms import ChooseForm
 from ..passes.gradient_marks import MarkGradients
+from ..passes.lower_convolutions import LowerConvolutions
 from ..passes.lower_opset import LowerOpset
+from ..passes.pool_before_relu import PoolBeforeRelu
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
@@ -122,7 +124,14 @@ def compile(
     elif tune:
         raise InputError("To measure forms takes a runtime; `onnxgrad.compile` and `onnxgrad.Tuner` have one")
     parameters = normalize(pipeline, rules, free_dims or {}, keep=names, straight_through=fake_quantize)
-    pipeline.run([*([marks] if marks.any else []), BlockAttention(assume_dims, names)])
+    pipeline.run(
+        [
+            *([marks] if marks.any else []),
+            BlockAttention(assume_dims, names),
+            PoolBeforeRelu(rules, names),
+            LowerConvolutions(rules, names),
+        ]
+    )
     if memory_budget is not None:
         _check_sizes_known(graph, assume_dims or {})
     selected, named = select_wrt(graph, wrt, parameters)

@@ -23,6 +23,8 @@ MOST_WORK = 2.0
 """The most bytes that may be written again for each byte that is not kept."""
 LEAST_SAVED = 1 << 16
 """The fewest bytes that are worth running a node again."""
+LARGEST_TRANSFORM = 256
+"""The most elements of a constant matrix by which to multiply again."""
 LONGEST_CHAIN = 8
 """The most nodes, one reading the other, that are repeated for one value."""
 
@@ -115,7 +117,7 @@ class _Choice:
 
     def by_repeating(self, value: ir.Value, longest: int) -> _Plan:
         node = value.producer()
-        if node is None or node.domain != "" or node.op_type not in CHEAP or longest == 0:
+        if node is None or longest == 0 or not _is_cheap(node):
             return _keep(value)
         plans = [self.best(read, longest - 1) for read in node.inputs if read is not None]
         repeated = dict.fromkeys(earlier for plan in plans for earlier in plan.repeated)
@@ -148,6 +150,18 @@ class _Choice:
                 for index, read in enumerate(reader.inputs):
                     if read is value:
                         reader.replace_input_with(index, copy.outputs[0])
+
+
+def _is_cheap(node: ir.Node) -> bool:
+    return node.domain == "" and (node.op_type in CHEAP or _is_small_transform(node))
+
+
+def _is_small_transform(node: ir.Node) -> bool:
+    """Whether *node* multiplies by a constant matrix so small that it hardly takes longer than writing the product."""
+    if node.op_type not in ("Gemm", "MatMul"):
+        return False
+    constants = [v for v in node.inputs if v is not None and v.const_value is not None and not v.is_graph_input()]
+    return any(v.shape is not None and math.prod(v.shape.numpy()) <= LARGEST_TRANSFORM for v in constants)
 
 
 def _keep(value: ir.Value) -> _Plan:

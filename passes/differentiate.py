@@ -114,7 +114,10 @@ class _ReverseWalk:
         rule = self.rules.get(node)
         assert isinstance(rule, Rule), "find_activity refuses nodes without a rule"
         stem = node.name or str(node.outputs[0].name)
-        self.tape.at(f"{stem}.grad", {FORWARD_NODE: stem, RULE: node.op_type, PASS: "differentiate"})
+        # A lowered node bears the name and operator of the one it was.
+        was = {} if PASS in node.metadata_props else node.metadata_props
+        provenance = {FORWARD_NODE: was.get(FORWARD_NODE, stem), RULE: was.get(RULE, node.op_type)}
+        self.tape.at(f"{stem}.grad", {**provenance, PASS: "differentiate"})
         cotangents = [self.total(output) for output in node.outputs]
         if all(cotangent is None for cotangent in cotangents):
             return

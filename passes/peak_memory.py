@@ -102,7 +102,7 @@ class Lifetimes:
     """What the memory of the values of *graph* depends on, whatever the order of its nodes; see `estimate_peak`.
 
     Attributes:
-        bytes: of each value that a node computes.
+        bytes: of each value that a node computes; none for a view of a graph input or an initializer.
         reads: how often nodes read each value, and once more for an output of the graph.
     """
 
@@ -112,8 +112,9 @@ class Lifetimes:
         self.reads = Counter(kept)
         self.demands: dict[ir.Node, _Demand] = {}
         for node in graph:
+            given = node.domain == "" and node.op_type in VIEWS and node.inputs[0] not in self.bytes
             for output in node.outputs:
-                size = size_in_bytes(output, sizes) if outputs or output not in kept else 0
+                size = 0 if given or (output in kept and not outputs) else size_in_bytes(output, sizes)
                 self.bytes[output] = 0 if math.isinf(size) else int(size)
             demand = self.demands[node] = self._demand(node, kept)
             self.reads.update(demand.reads)

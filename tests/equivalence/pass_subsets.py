@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 import onnxgrad
 from onnxgrad.compiler.pipeline import Pipeline
-from onnxgrad.passes import choose_residuals, forward_part
+from onnxgrad.passes import choose_residuals, forward_part, lower_convolutions
 from onnxgrad.passes.simplify import Simplify
 
 from .drawing import WEIGHT, Model
@@ -38,6 +38,7 @@ def compile_with(model: Model, keep: Callable[[str], bool], **options: Any) -> o
         # Values of a few bytes are worth no recomputation; here all are small.
         mock.patch.object(choose_residuals, "LEAST_SAVED", 1),
         mock.patch.object(forward_part, "SMALL", 0),
+        mock.patch.object(lower_convolutions, "suits_tiles", return_value=True),
     ):
         return onnxgrad.compile(model.proto, wrt=wrt, allow_unused=True, **options)
 
