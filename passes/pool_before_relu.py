@@ -40,4 +40,10 @@ class PoolBeforeRelu(RewritePass):
         if any(self._rules.get(each) is not BUILTIN_RULES.get(each) for each in (relu, node)):
             return None
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-        return rewriter.emit("Relu", rewriter.emit("MaxPool", relu.inputs[0], **attributes))
+        pooled = rewriter.emit("MaxPool", relu.inputs[0], **attributes)
+        result = rewriter.emit("Relu", pooled)
+        for value, was in ((pooled, node), (result, relu)):
+            producer = value.producer()
+            assert producer is not None
+            producer.name = was.name
+        return result

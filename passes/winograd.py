@@ -36,8 +36,7 @@ def convolve_in_tiles(x: Tensor, w: Tensor, pads: Sequence[int]) -> Tensor:
         pads: at the beginning of H and W, then at their end.
     """
     op = x.op
-    channels, height, width = (dim for dim in x.shape[1:] if isinstance(dim, int))
-    many = w.shape[0]
+    many, channels, height, width = (dim for dim in (w.shape[0], *x.shape[1:]) if isinstance(dim, int))
     tall, wide = height + pads[0] + pads[2] - 2, width + pads[1] + pads[3] - 2
     down, across = -(-tall // 2), -(-wide // 2)
 

@@ -71,12 +71,15 @@ class JointGraph:
         name = node.name or str(node.outputs[0].name)
         metadata = node.metadata_props
         emitter = metadata.get(PASS)
-        if emitter == "attach_loss":
+        lowered = emitter is None and RULE in metadata
+        if emitter == "attach_loss" or lowered:
             return Origin("forward", metadata.get(RULE, node.op_type), metadata.get(FORWARD_NODE, name))
         if node.outputs[0].name in self._forward or emitter is None:
             return Origin("forward", node.op_type, name)
         if RECOMPUTE in metadata:
-            return Origin("recomputed", node.op_type, metadata[RECOMPUTE])
+            return Origin(
+                "recomputed", metadata.get(RULE, node.op_type), metadata.get(FORWARD_NODE, metadata[RECOMPUTE])
+            )
         if RULE in metadata:
             return Origin("backward", metadata[RULE], metadata[FORWARD_NODE])
         return Origin("backward", WITHOUT_RULE.get(str(emitter), f"({emitter})"), name)

@@ -172,8 +172,8 @@ def _correlate_columns(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Window
     """The kernel by one product over the batch and positions: (taps · M, N · positions) by (C, N · positions)."""
     rows = x.transpose([1, 0, *range(2, x.rank)]).reshape([sizes.long_channels, -1])
     products = x.op.Gemm(_columns(y, x, windows, sizes), rows, transB=1)
-    products = products.reshape([-1, sizes.short_channels, sizes.long_channels])
-    return products.transpose([1, 2, 0]).reshape_like(w)
+    products = products.reshape([*sizes.kernel, sizes.short_channels, sizes.long_channels])
+    return products.transpose([w.rank - 2, w.rank - 1, *range(w.rank - 2)])
 
 
 def _correlate_by_taps(
@@ -245,12 +245,15 @@ def _zero_without_samples(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def _taps_last(products: Tensor, w: Tensor, sizes: ConvolutionSizes) -> Tensor:
-    """The products (G, M, taps · C) in the shape of the kernel *w*, whose taps follow the channels."""
-    taps = prod(sizes.kernel)
-    if taps > 1:
-        products = products.reshape([sizes.groups * sizes.short_channels, taps, sizes.long_channels])
-        products = products.transpose([0, 2, 1])
-    return products.reshape_like(w)
+    """The products (G, M, taps · C) in the shape of the kernel *w*, whose taps follow the channels.
+
+    A reshaping behind the transposition, the runtime would move before it; and what it moves to the end of a graph, and
+    all that this needs, it runs first, against the schedule.
+    """
+    if prod(sizes.kernel) == 1:
+        return products.reshape_like(w)
+    products = products.reshape([sizes.groups * sizes.short_channels, *sizes.kernel, sizes.long_channels])
+    return products.transpose([0, w.rank - 1, *range(1, w.rank - 1)])
 
 
 def _taps(x: Tensor, y: Tensor, windows: Sequence[Windows], kernel: Sequence[int]) -> Iterator[Tensor]:

@@ -44,6 +44,14 @@ def test_gradients_are_those_of_torch(levels: int) -> None:
     np.testing.assert_array_equal(gradients["x"], signal.grad)
 
 
+def test_nodes_keep_their_names() -> None:
+    model = relu_and_pool()
+    for node, name in zip(model.graph.node, ("activation", "pooling"), strict=True):
+        node.name = name
+    nodes = {node.name: node.op_type for node in onnxgrad.compile(model, wrt="inputs").model.graph}
+    assert (nodes["activation"], nodes["pooling"]) == ("Relu", "MaxPool")
+
+
 @pytest.mark.parametrize(
     ("model", "options"),
     [

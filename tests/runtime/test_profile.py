@@ -73,9 +73,7 @@ def test_backward_nodes_count_under_their_rule(digits: Recorded) -> None:
     profile, recorded = digits
     shares = {share.name: share for share in profile.by_operator()}
     named = starting_with(recorded, "node_conv2d.grad/") + starting_with(recorded, "node_conv2d_1.grad/")
-    moved = starting_with(recorded, "Transpose")
-    assert moved > 0, "the runtime moves transposes of the weight gradient, under names of its own"
-    assert shares["Conv"].backward == pytest.approx(named + moved)
+    assert shares["Conv"].backward == pytest.approx(named)
     assert shares["MaxPool"].backward == pytest.approx(starting_with(recorded, "node_max_pool2d.grad/"))
     assert "ScatterElements" in dict(shares["MaxPool"].kernels)
     buffers = sum(time for name, time in recorded.items() if name.endswith("/accumulate"))
@@ -86,9 +84,11 @@ def test_forward_nodes_that_the_runtime_merges(digits: Recorded) -> None:
     profile, recorded = digits
     shares = {share.name: share for share in profile.by_operator()}
     assert shares["Conv"].forward == pytest.approx(recorded["node_conv2d"] + recorded["node_conv2d_1"])
-    assert shares["Relu"].forward == 0, "it runs inside of the convolutions"
+    assert shares["Relu"].forward == pytest.approx(recorded["node_relu_1"]), (
+        "behind the pooling; the others run inside of Conv and Gemm"
+    )
     assert profile.merged().keys() == {"Conv + Relu", "Gemm + Relu"}
-    assert profile.merged()["Conv + Relu"] == pytest.approx(shares["Conv"].forward)
+    assert profile.merged()["Conv + Relu"] == pytest.approx(recorded["node_conv2d"])
     # The runtime has no kernel of the loss: it is written in primitives, which count as the loss.
     assert shares["SoftmaxCrossEntropyLoss"].forward > 0
     present = {node.op_type for node in onnxgrad.compile(DIGITS, loss="cross_entropy").model.graph}
