@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import onnx
@@ -21,7 +22,7 @@ def write_protobuf(model: ir.Model, file: BinaryIO) -> None:
     weights = {
         name: tensor
         for name, value in model.graph.initializers.items()
-        if (tensor := value.const_value) is not None and tensor.dtype != ir.DataType.STRING
+        if isinstance(tensor := value.const_value, ir.TensorBase) and tensor.dtype != ir.DataType.STRING
         if isinstance(tensor, ir.ExternalTensor) or tensor.nbytes >= SMALL
     }
     proto = ir.to_proto(_without(model, weights))
@@ -50,7 +51,7 @@ def write_protobuf(model: ir.Model, file: BinaryIO) -> None:
             data.tofile(file)
 
 
-def _without(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> ir.Model:
+def _without(model: ir.Model, weights: Mapping[str, ir.TensorBase]) -> ir.Model:
     """A view of *model* in which tensors without data stand for *weights*."""
     graph = model.graph
     initializers = []
@@ -86,7 +87,7 @@ def _without(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> ir.Model
     )
 
 
-def _without_data(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
+def _without_data(tensor: ir.TensorBase, name: str) -> ir.ExternalTensor:
     return ir.ExternalTensor(
         "",
         None,

@@ -60,8 +60,7 @@ def question_of(node: ir.Node) -> Hashable | None:
         elif value.shape is None or value.dtype is None:
             return None
         else:
-            held = value if value.dtype.is_integer() else None
-            inputs.append((value.dtype, tuple(value.shape), held))
+            inputs.append((value.dtype, tuple(value.shape), value if value.dtype.is_integer() else None))
     attributes = []
     for name, attribute in node.attributes.data.items():
         held: Any = attribute.value

@@ -130,7 +130,7 @@ class Lifetimes:
         may_share = node.domain == "" and (op_type in VIEWS or op_type in IN_PLACE) and first not in kept
         source = node.inputs[0] if may_share and node.inputs else None
         workspace = int(WORKSPACE.get(op_type, 0) * self.bytes[first])
-        return _Demand(reads, node.outputs, source, op_type in VIEWS, workspace)
+        return _Demand(reads, tuple(node.outputs), source, op_type in VIEWS, workspace)
 
 
 class _Execution:
