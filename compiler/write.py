@@ -22,7 +22,7 @@ def write_protobuf(model: ir.Model, file: BinaryIO) -> None:
     weights = {
         name: tensor
         for name, value in model.graph.initializers.items()
-        if isinstance(tensor := value.const_value, ir.TensorBase) and tensor.dtype != ir.DataType.STRING
+        if (tensor := value.const_value) is not None and tensor.dtype != ir.DataType.STRING
         if isinstance(tensor, ir.ExternalTensor) or tensor.nbytes >= SMALL
     }
     proto = ir.to_proto(_without(model, weights))
@@ -48,10 +48,10 @@ def write_protobuf(model: ir.Model, file: BinaryIO) -> None:
     for start, data in tensors:
         file.write(start)
         if data is not None:
-            data.tofile(file)
+            file.write(data.tobytes())
 
 
-def _without(model: ir.Model, weights: Mapping[str, ir.TensorBase]) -> ir.Model:
+def _without(model: ir.Model, weights: Mapping[str, ir.TensorProtocol]) -> ir.Model:
     """A view of *model* in which tensors without data stand for *weights*."""
     graph = model.graph
     initializers = []
@@ -87,7 +87,7 @@ def _without(model: ir.Model, weights: Mapping[str, ir.TensorBase]) -> ir.Model:
     )
 
 
-def _without_data(tensor: ir.TensorBase, name: str) -> ir.ExternalTensor:
+def _without_data(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
     return ir.ExternalTensor(
         "",
         None,
