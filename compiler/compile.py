@@ -22,6 +22,7 @@ from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
 from ..passes.schedule import Schedule
 from .collection import without_garbage_collection
+from .dims import check_sizes, dims_of_inputs
 from .joint import JointBuilder
 from .load import ModelLike, load_model
 from .losses import Loss
@@ -61,7 +62,7 @@ def compile(
     """Compile a forward model into a joint graph that computes its outputs and their gradients.
 
     Args:
-        model: a path, a ModelProto or an onnx_ir.Model, of opset 7 to 26.
+        model: a path, a ModelProto or an onnx_ir.Model, of opset 7 to the newest that the installed onnx knows (28).
         wrt: what to differentiate with respect to: "parameters" (the float initializers that act as weights),
             "inputs" (the float graph inputs), or names and glob patterns; a name may be that of an
             intermediate value.
@@ -106,9 +107,12 @@ def compile(
         raise InputError("Give `checkpoint` or `memory_budget`, not both; a budget chooses the checkpoints")
     if isinstance(checkpoint, int) and checkpoint < 1:
         raise InputError(f"`checkpoint` is how many times the forward part is cut, at least 1, not {checkpoint}")
+    if memory_budget is not None and not (isinstance(memory_budget, int) and memory_budget > 0):
+        raise InputError(f"`memory_budget` is a number of bytes, not {memory_budget!r}")
     loaded = load_model(model)
     pipeline = Pipeline(loaded.model, on_pass)
     graph = loaded.model.graph
+    check_sizes("assume_dims", assume_dims or {}, dims_of_inputs(graph))
 
     functions = CustomFunctions(loaded.model)
     rules = functions.rules(rules)
@@ -150,13 +154,14 @@ def compile(
         pipeline.step("InlineCustomFunctions", lambda: joint.inline(functions))
 
     protected = [*(str(value.name) for value in selected), *checkpoints]
+    cuts = "auto" if checkpoint is None else checkpoint
     pipeline.run(
         [
             *optimizations(protected),
             *([LowerFakeQuantize()] if fake_quantize else []),
             ChooseResiduals(joint.forward),
             *(
-                [Checkpoint(joint.forward, checkpoint or "auto", budget=memory_budget, sizes=assume_dims)]
+                [Checkpoint(joint.forward, cuts, budget=memory_budget, sizes=assume_dims)]
                 if checkpoint is not None or memory_budget is not None
                 else []
             ),

@@ -16,6 +16,7 @@ from ..passes.peak_memory import PeakMemory, estimate_peak
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from .cost import OperatorCost, cost_by_operator
+from .dims import check_sizes, dims_of_inputs
 from .load import ModelLike, load_model
 from .normalize import normalize
 from .operators import State, describe_entry
@@ -93,8 +94,8 @@ def inspect_model(
     text = loaded.metadata_props.get(SIGNATURE_KEY)
     signature = None if text is None else Signature.from_json(text)
     graph = loaded.graph
-    dims = (dim for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int))
-    free = list(dict.fromkeys(dim.value for dim in dims if dim.value is not None))
+    free = dims_of_inputs(graph)
+    check_sizes("free_dims", free_dims or {}, free)
     peak, joint_flops, forward_flops = None, None, Flops()
     costs, passes = [], read_pass_records(loaded)
     if signature is not None:

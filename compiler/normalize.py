@@ -9,7 +9,6 @@ import onnx_ir as ir
 from ..passes.check_attributes import CheckAttributes
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
-from ..passes.errors import InputError
 from ..passes.expand_contrib import ExpandContrib
 from ..passes.expand_newer_operators import ExpandNewerOperators
 from ..passes.fake_quantize import RaiseFakeQuantize
@@ -26,7 +25,8 @@ from ..passes.registry import Registry
 from ..passes.resolve_gradients import ResolveGradients, gradient_nodes, named_values
 from ..passes.unroll_sequences import UnrollSequences
 from ..passes.upgrade_opset import UpgradeOpset
-from .parameters import find_parameters, nearest
+from .dims import fix_dims
+from .parameters import find_parameters
 from .pipeline import Pipeline, count_nodes
 
 
@@ -105,26 +105,3 @@ def _fold(pipeline: Pipeline, rules: Registry, keep: Sequence[str]) -> None:
             pipeline.run([InferShapes()])
         # Shapes are known as branches are chosen, and conditions as shapes are known.
         settled = not branching or count_nodes(pipeline.model) == nodes
-
-
-def fix_dims(graph: ir.Graph, sizes: Mapping[str, int]) -> None:
-    """Give the symbolic dims named in *sizes* their sizes, everywhere in the graph."""
-    symbols = {
-        dim.value
-        for value in graph.inputs
-        if value.shape is not None
-        for dim in value.shape
-        if not isinstance(dim, int) and dim.value is not None
-    }
-    for name, size in sizes.items():
-        if name not in symbols:
-            known = f"; the model has {', '.join(sorted(symbols))}" if symbols else "; the model has none"
-            raise InputError(f"free_dims: no input has a symbolic dim {name!r}{nearest(name, symbols) or known}")
-        if size < 1:
-            raise InputError(f"free_dims: {name}={size} is no size")
-    inner = [value for node in graph.all_nodes() for value in node.outputs]
-    for value in (*graph.inputs, *inner):
-        if value.shape is not None:
-            value.shape = ir.Shape(
-                dim if isinstance(dim, int) or dim.value is None else dim.evaluate(dict(sizes)) for dim in value.shape
-            )

@@ -10,14 +10,18 @@ from typing import Any, Literal
 import onnx
 
 from ..passes.contrib import EXPANSIONS
+from ..passes.contrib.expansion import MICROSOFT, TRAINING
+from ..passes.expand_newer_operators import PREVIEW
 from ..passes.registry import Entry, Registry, Rule, Zero
+from ..passes.resolve_gradients import ResolveGradients
 from ..passes.rules import BUILTIN_RULES
 from ..passes.tape import CANONICAL_OPSET
 
 State = Literal["rule", "expanded", "zero", "non-differentiable", "no rule yet"]
 
 OLDEST_OPSET = 7
-DOMAINS = ("", "ai.onnx.ml", "com.microsoft")
+STANDARD_DOMAINS = ("", "ai.onnx.ml", PREVIEW, TRAINING)
+DOMAINS = (*STANDARD_DOMAINS, MICROSOFT)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class OperatorState:
 
     Attributes:
         opsets: the versions of its domain in which it can be read.
-        state: "rule"; "expanded" into operators that have rules; declared "zero" or "non-differentiable"; or unknown.
+        state: "rule"; "expanded" into operators that have rules (a Gradient into what computes it); declared "zero" or
+            "non-differentiable"; or unknown.
         note: the rule's first line, or the reason of the declaration.
         limits: the forms that are refused, empty if there are none.
     """
@@ -43,7 +48,7 @@ class OperatorState:
 
 
 def operator_table(rules: Registry = BUILTIN_RULES) -> list[OperatorState]:
-    """Every operator of ai.onnx and ai.onnx.ml, and every other one that is known, sorted by domain."""
+    """Every operator of ONNX's own domains, and every other one that is known, sorted by domain."""
     entries = {(domain, op_type): entry for domain, op_type, entry in rules}
     keys = {*_standard_operators(), *entries, *EXPANSIONS}
     keys = {(domain, op_type) for domain, op_type in keys if domain in DOMAINS or (domain, op_type) in entries}
@@ -91,6 +96,8 @@ def _row(domain: str, op_type: str, entry: Entry | None) -> OperatorState:
     state, note = describe_entry(entry)
     if (domain, op_type) in EXPANSIONS:
         state, note = "expanded", _first_line(EXPANSIONS[domain, op_type])
+    elif (domain, op_type) == (TRAINING, "Gradient"):
+        state, note = "expanded", _first_line(ResolveGradients)
     elif entry is None and _has_function_body(domain, op_type):
         state, note = "expanded", "By the function that the standard defines it by."
     limits = entry.limits if isinstance(entry, Rule) else ""
@@ -103,16 +110,16 @@ def _first_line(documented: Any) -> str:
 
 def _standard_operators() -> Iterator[tuple[str, str]]:
     for schema in onnx.defs.get_all_schemas():
-        if schema.domain in ("", "ai.onnx.ml") and not schema.deprecated:
+        if schema.domain in STANDARD_DOMAINS and not schema.deprecated:
             yield schema.domain, schema.name
 
 
 def _has_function_body(domain: str, op_type: str) -> bool:
-    if domain != "" or not onnx.defs.has(op_type):
+    if domain not in ("", PREVIEW) or not onnx.defs.has(op_type, domain):
         return False
-    schema: Any = onnx.defs.get_schema(op_type)  # the stubs of onnx lack functions
+    schema: Any = onnx.defs.get_schema(op_type, domain=domain)  # the stubs of onnx lack functions
     has_body = bool(schema.has_function or schema.has_context_dependent_function)
-    return has_body and bool(schema.since_version > CANONICAL_OPSET)
+    return has_body and bool(domain == PREVIEW or schema.since_version > CANONICAL_OPSET)
 
 
 def _opsets(domain: str, op_type: str) -> str:
@@ -123,4 +130,4 @@ def _opsets(domain: str, op_type: str) -> str:
         return "1"
     newest = max(schema.since_version for schema in schemas)
     oldest = max(min(versions), OLDEST_OPSET if domain == "" else 1)
-    return f"{oldest}–{newest}"
+    return f"{oldest}–{newest}" if newest > oldest else str(newest)

@@ -21,8 +21,8 @@ def optimizations(protected: Collection[str]) -> list[ir.passes.InPlacePass]:
         protected: names of values that stay, and of initializers that are no constants.
     """
     return [
-        WriteInParts(protected),
         LowerCrossEntropy(),
+        WriteInParts(protected),
         Simplify(protected),
         EliminateCommonSubexpressions(protected),
         Simplify(protected),

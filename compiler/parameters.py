@@ -80,6 +80,8 @@ def select_wrt(
         if not inputs:
             raise InputError("The model has no float input; name an intermediate value in `wrt` (an embedding, say)")
         return inputs, set()
+    if wrt is None:
+        raise InputError("`wrt` names nothing")
     values = _values_by_name(graph)
     floats = [value for value in graph.initializers.values() if is_float(value)]
     chosen: dict[ir.Value, None] = {}
@@ -146,10 +148,17 @@ def select_retained(graph: ir.Graph, names: Sequence[str], selected: Sequence[ir
 
 
 def as_names(names: bool | str | Sequence[str] | None) -> Sequence[str]:
-    """The names in a `wrt` or `outputs`, which is one of them, several, a keyword, a flag or None."""
-    if names is None or isinstance(names, bool) or names in ("parameters", "inputs"):
+    """The names in a `wrt` or `outputs`, which is one of them, several, a keyword, a flag or None.
+
+    Raises InputError for anything else.
+    """
+    if names is None or isinstance(names, bool) or (isinstance(names, str) and names in ("parameters", "inputs")):
         return ()
-    return [names] if isinstance(names, str) else names
+    if isinstance(names, str):
+        return [names]
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"Values are named by a string, or by several; {names!r} is neither")
+    return list(names)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

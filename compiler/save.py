@@ -64,14 +64,21 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappin
         file.chmod(mode)  # safetensors would let nobody but the owner read it
 
 
+def check_writable(path: Path) -> None:
+    """Raise Error where no file can be written to *path*, before work is done for it."""
+    if not path.parent.is_dir():
+        raise Error(f"{path} cannot be written: there is no folder {path.parent}")
+    if not path.name or (path.exists() and not path.is_file()):
+        raise Error(f"{path} cannot be written: it is no regular file")
+
+
 @contextlib.contextmanager
 def staging_folder(path: Path) -> Iterator[Path]:
     """A folder on the same disk whose files move to the folder of *path* when the block ends without an error.
 
     The file *path* itself moves last, so that it never refers to data that is not there yet.
     """
-    if path.exists() and not path.is_file():
-        raise Error(f"{path} cannot be written: it is no regular file")
+    check_writable(path)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as name:
             staging = Path(name)

@@ -15,6 +15,7 @@ from ..passes.errors import InputError
 from ..passes.fresh_names import FreshNames
 from ..passes.partition import choose_residuals
 from ..passes.schedule import Schedule
+from .dims import check_sizes, dims_of_inputs
 from .joint import port_of
 from .original import ORIGINAL_KEY
 from .program import Program
@@ -75,8 +76,9 @@ def split(program: Program, residuals: Residuals = "min", sizes: Mapping[str, in
             "fast" to run nothing twice; or the names of values to keep.
         sizes: of symbolic dims by name, with which bytes are reckoned.
 
-    Raises InputError for residuals that do not exist or do not suffice.
+    Raises InputError for residuals that do not exist or do not suffice, and for a size of a dim that does not exist.
     """
+    check_sizes("assume_dims", sizes or {}, dims_of_inputs(program.model.graph))
     program = program.with_mode("grad")
     graph, signature = program.model.graph, program.signature
     inputs = {str(value.name): value for value in graph.inputs}

@@ -77,8 +77,8 @@ class Checkpoint(ir.passes.InPlacePass):
         if not fitting:
             least = min(peak for peak, _ in choices.values())
             raise InputError(
-                f"No checkpoints bring the estimated peak of memory down to {budget / 1e6:.1f} MB; the least that is "
-                f"possible is {least / 1e6:.1f} MB. Allow that much, or make the batch smaller"
+                f"No checkpoints bring the estimated peak of memory down to {budget:,} bytes; the least that is "
+                f"possible is {least:,} bytes. Allow that much, or make the batch smaller"
             )
         return min(fitting, key=lambda cuts: choices[cuts][1])
 
@@ -119,6 +119,8 @@ def _narrow_cuts(part: ForwardPart, count: int) -> tuple[int, ...]:
 
 def _cuts_behind(part: ForwardPart, patterns: Sequence[str]) -> tuple[int, ...]:
     positions = {str(value.name): index for index, node in enumerate(part.nodes) for value in node.outputs}
+    if not patterns:
+        raise InputError("`checkpoint` names nothing")
     cuts = set()
     for pattern in patterns:
         found = [positions[pattern]] if pattern in positions else []

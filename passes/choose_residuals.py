@@ -23,8 +23,8 @@ MOST_WORK = 2.0
 """The most bytes that may be written again for each byte that is not kept."""
 LEAST_SAVED = 1 << 16
 """The fewest bytes that are worth running a node again."""
-LARGEST_TRANSFORM = 256
-"""The most elements of a constant matrix by which to multiply again."""
+LARGEST_BASIS = 1024
+"""The most elements of a constant matrix with which a product is a cheap change of basis, as of Winograd's tiles."""
 LONGEST_CHAIN = 8
 """The most nodes, one reading the other, that are repeated for one value."""
 
@@ -153,15 +153,15 @@ class _Choice:
 
 
 def _is_cheap(node: ir.Node) -> bool:
-    return node.domain == "" and (node.op_type in CHEAP or _is_small_transform(node))
+    return node.domain == "" and (node.op_type in CHEAP or changes_basis(node))
 
 
-def _is_small_transform(node: ir.Node) -> bool:
+def changes_basis(node: ir.Node) -> bool:
     """Whether *node* multiplies by a constant matrix so small that it hardly takes longer than writing the product."""
     if node.op_type not in ("Gemm", "MatMul"):
         return False
     constants = [v for v in node.inputs if v is not None and v.const_value is not None and not v.is_graph_input()]
-    return any(v.shape is not None and math.prod(v.shape.numpy()) <= LARGEST_TRANSFORM for v in constants)
+    return any(v.const_value is not None and v.const_value.size <= LARGEST_BASIS for v in constants)
 
 
 def _keep(value: ir.Value) -> _Plan:

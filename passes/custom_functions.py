@@ -10,7 +10,7 @@ from .infer_shapes import InferShapes
 from .inline_functions import InlineFunctions
 from .lift_constants import LiftConstants
 from .registry import Cotangent, Primal, Registry, RuleFunction, already
-from .tape import Tensor
+from .tape import CANONICAL_OPSET, Tensor
 from .upgrade_opset import UpgradeOpset
 
 SUFFIX = ".vjp"
@@ -76,13 +76,32 @@ class CustomFunctions:
                 )
             attributes = {key: value for key, value in n.node.attributes.items() if key in function.attributes}
             results = n.op.emit_many(name, *given, outputs=len(n.inputs), domain=domain, **attributes)
-            for result, primal in zip(results, n.inputs, strict=True):
+            node = results[0].value.producer()
+            assert node is not None
+            # What they truly are is held against the inputs where the cotangents are taken.
+            for result, primal, found in zip(results, n.inputs, self._results_of(node), strict=True):
                 if primal is not None:
-                    result.value.type, result.value.shape = primal.value.type, primal.value.shape
+                    result.value.type = found.type or primal.value.type
+                    result.value.shape = primal.value.shape if found.shape is None else found.shape
             # What is inlined is replaced; an Identity of it stays where it is.
             return [already(n.op.Identity(result)) for result in results]
 
         return vjp
+
+    def _results_of(self, call: ir.Node) -> list[ir.Value]:
+        """The outputs of *call* with the types and shapes that the function's body gives them, where that is known."""
+        given = {v: ir.Value(name=v.name, type=v.type, shape=v.shape) for v in call.inputs if v is not None}
+        inputs = [None if value is None else given[value] for value in call.inputs]
+        twin = ir.node(call.op_type, inputs, call.attributes, domain=call.domain, num_outputs=len(call.outputs))
+        graph = ir.Graph(
+            [*given.values()], twin.outputs, nodes=[twin], opset_imports={"": CANONICAL_OPSET, call.domain: 1}
+        )
+        functions = [function.clone() for function in self._functions.values()]
+        alone = ir.Model(graph, ir_version=10, functions=functions)
+        InlineFunctions()(alone)
+        LiftConstants()(alone)
+        InferShapes()(alone)
+        return list(graph.outputs)
 
 
 def _put_identities_behind_calls(graph: ir.Graph, operators: set[tuple[str, str]]) -> None:

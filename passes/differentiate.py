@@ -128,7 +128,7 @@ class _ReverseWalk:
         ]
         n = Primal(node, self.tape, wanted, self.rules)
         guarded = needs_guard(node, self.rules)
-        given = _as_sequence(rule.function(n, *cotangents))
+        given = _as_sequence(node, rule.function(n, *cotangents))
         _check_count(node, given, wanted)
         for index, cotangent in enumerate(given):
             if index >= len(wanted) or not wanted[index] or cotangent is None:
@@ -139,9 +139,9 @@ class _ReverseWalk:
             empty = _is_empty(primal)
             contribution = self.tape.zeros_like(primal) if empty else cotangent()
             if contribution is not None:
+                _check_contribution(node, index, contribution, primal, rule)
                 if guarded and cotangents[0] is not None and not empty:
                     contribution = zero_where_not_picked(contribution, cotangents[0])
-                _check_contribution(node, index, contribution, primal, rule)
                 self.contribute(primal.value, project(contribution, primal, broadcasts=rule.broadcasts))
 
     def contribute(self, value: ir.Value, cotangent: Tensor) -> None:
@@ -187,6 +187,11 @@ def _check_count(node: ir.Node, given: Sequence[Cotangent], wanted: Sequence[boo
 
 def _check_contribution(node: ir.Node, index: int, contribution: Tensor, primal: Tensor, rule: Rule) -> None:
     """Raise UnsupportedError when a rule's cotangent cannot be one of its input."""
+    if not isinstance(contribution, Tensor):
+        raise UnsupportedError(
+            f"The rule of {describe(node)} gave for input {index} a {type(contribution).__name__}; a cotangent is what "
+            "operators on tensors give (n.op.constant makes a tensor of a number)"
+        )
     if is_sequence(primal) or is_sequence(contribution):
         return
     found, wanted, dtype = contribution.value.shape, primal.value.shape, contribution.value.dtype
@@ -213,8 +218,16 @@ def _is_empty(tensor: Tensor) -> bool:
     return not is_sequence(tensor) and tensor.static_shape is not None and 0 in tensor.static_shape
 
 
-def _as_sequence(result: Cotangent | Sequence[Cotangent]) -> Sequence[Cotangent]:
-    return [result] if result is None or callable(result) else result
+def _as_sequence(node: ir.Node, result: Cotangent | Sequence[Cotangent]) -> Sequence[Cotangent]:
+    """What a rule returned, as one item for each input. Raises UnsupportedError where that is no Cotangent."""
+    cotangents = result if isinstance(result, Sequence) else [result]
+    for each in cotangents:
+        if each is not None and not callable(each):
+            raise UnsupportedError(
+                f"The rule of {describe(node)} gave a {type(each).__name__}; a rule returns for each input a function "
+                "that computes the cotangent, or None where it is zero"
+            )
+    return cotangents
 
 
 def _explain_unreached(graph: ir.Graph, missing: Sequence[ir.Value], rules: Registry) -> str:

@@ -14,8 +14,10 @@ from .lift_constants import LiftConstants
 from .lower_opset import lowest_opset
 from .tape import CANONICAL_OPSET
 
+PREVIEW = "ai.onnx.preview"
+"""The domain of operators that the standard is trying out."""
+
 _DOMAIN = "onnxgrad.newer"
-_PREVIEW = "ai.onnx.preview"
 _WINDOW = ("left_window_size", "right_window_size")
 """Attributes of Attention that ONNX Runtime 1.31 does not know, though they are of opset 25."""
 
@@ -66,8 +68,8 @@ class ExpandNewerOperators(ir.passes.InPlacePass):
 
 
 def _may_be_lacking(node: ir.Node, opset: int) -> bool:
-    if node.domain == _PREVIEW:
-        return bool(onnx.defs.has(node.op_type, _PREVIEW))
+    if node.domain == PREVIEW:
+        return bool(onnx.defs.has(node.op_type, PREVIEW))
     if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
         return False
     if node.op_type == "Attention":
@@ -76,7 +78,7 @@ def _may_be_lacking(node: ir.Node, opset: int) -> bool:
 
 
 def _is_lacking(node: ir.Node) -> bool:
-    return node.domain == _PREVIEW or node.op_type == "Attention" or lowest_opset(node) is None
+    return node.domain == PREVIEW or node.op_type == "Attention" or lowest_opset(node) is None
 
 
 def _function_body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:

@@ -37,8 +37,8 @@ class LowerOpset(ir.passes.InPlacePass):
 
     def __init__(self, target: int | None = None) -> None:
         super().__init__()
-        if target is not None and not LOWEST_OPSET <= target <= CANONICAL_OPSET:
-            raise InputError(f"opset is {LOWEST_OPSET} to {CANONICAL_OPSET}, not {target}")
+        if target is not None and not (isinstance(target, int) and LOWEST_OPSET <= target <= CANONICAL_OPSET):
+            raise InputError(f"opset is {LOWEST_OPSET} to {CANONICAL_OPSET}, not {target!r}")
         self._target = target
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

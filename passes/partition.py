@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from .choose_residuals import changes_basis
 from .eliminate_common_subexpressions import is_random
 from .errors import InputError
 from .memory_of_values import VIEWS, size_in_bytes
@@ -55,6 +56,8 @@ def choose_residuals(
     needed = needed_by(dependent, gradients) - both
     if isinstance(strategy, str) and strategy not in ("min", "fast"):
         strategy = [strategy]
+    if not isinstance(strategy, Iterable):
+        raise InputError(f"residuals: 'min', 'fast', or names of values, not {strategy!r}")
     if not isinstance(strategy, str):
         return _named(graph, strategy, needed, both, seeds)
     forward = {value.producer() for value in _ancestors([v for v in graph.outputs if v not in gradients])}
@@ -152,7 +155,7 @@ def _may_repeat(node: ir.Node, strategy: str, runs_forward: bool) -> bool:
         return False
     if not runs_forward or _is_free(node):
         return True
-    return strategy == "min" and node.op_type not in EXPENSIVE
+    return strategy == "min" and (node.op_type not in EXPENSIVE or changes_basis(node))
 
 
 def _is_free(node: ir.Node) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .subgraphs import all_graphs
-from .substitution import substitute
+from .substitution import remove_if_unused, substitute
 from .tape import CANONICAL_OPSET, Tape, Tensor
 
 
@@ -60,10 +60,23 @@ class _Unrolling:
             self.elements[node.outputs[0]] = known
             return False
         replacement = self.read(node)
-        if replacement is None or node.outputs[0].name in self.protected:
+        if replacement is None:
             return False
-        substitute(node.outputs[0], replacement, self.protected)
+        if node.outputs[0].name in self.protected:
+            self.named_as(node.outputs[0], replacement)
+        else:
+            substitute(node.outputs[0], replacement, self.protected)
         return True
+
+    def named_as(self, old: ir.Value, new: ir.Value) -> None:
+        """Let a value that is *new* take the place of *old* under its name."""
+        node = old.producer()
+        assert node is not None
+        stays = ir.Value(name=old.name, type=old.type, shape=old.shape, metadata_props=dict(old.metadata_props))
+        identity = ir.node("Identity", [new], outputs=[stays], name=node.name, metadata_props=node.metadata_props)
+        self.op.graph.insert_after(node, identity)
+        old.replace_all_uses_with(stays, replace_graph_outputs=True)
+        remove_if_unused(node)
 
     def known_elements(self, node: ir.Node) -> list[ir.Value] | None:
         """The elements of the sequence or optional that *node* gives."""
@@ -140,6 +153,9 @@ class _Unrolling:
         copy = body.clone(allow_outer_scope_values=True)
         for parameter, argument in zip(copy.inputs, arguments, strict=True):
             parameter.replace_all_uses_with(argument, replace_graph_outputs=True)
+        for node in copy.all_nodes():
+            for value in node.outputs:
+                value.shape = None  # what one name stands for in the body may have another size for each element
         results = list(copy.outputs)
         copy.outputs.clear()
         for node in list(copy):

@@ -25,7 +25,7 @@ _IR_VERSION = 10
 
 
 class UpgradeOpset(ir.passes.InPlacePass):
-    """Bring all ai.onnx nodes, those of subgraphs included, from opset 7 to 26 to the form of opset 26.
+    """Bring all ai.onnx nodes, those of subgraphs included, from opset 7 or a later one to the form of opset 26.
 
     Requires that functions are inlined. Names, metadata and the nodes of other domains stay.
 
@@ -37,8 +37,8 @@ class UpgradeOpset(ir.passes.InPlacePass):
         opset = _pop_opset(model)
         if opset < _OLDEST:
             raise UnsupportedError(
-                f"The model is of opset {opset}; onnxgrad reads opsets {_OLDEST} to {CANONICAL_OPSET}. Convert it "
-                f"first: onnx.version_converter.convert_version(model, {_OLDEST})"
+                f"The model is of opset {opset}; onnxgrad reads opsets {_OLDEST} to {onnx.defs.onnx_opset_version()}. "
+                f"Convert it first: onnx.version_converter.convert_version(model, {_OLDEST})"
             )
         if opset > CANONICAL_OPSET:
             _write_in_canonical_form(model, opset)

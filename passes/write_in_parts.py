@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from .rewriting import RewritePass, Rewriter, RewriteRule
+from .memory_of_values import size_of_dim
+from .rewriting import RewritePass, Rewriter, RewriteRule, int_attribute, produced_by
+
+_LONG_ROWS = 16
+"""So many elements behind the axis fill a vector register."""
+
+_WIDE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+"""Kernels of narrower types sum up in float32."""
 
 
 class WriteInParts(RewritePass):
-    """Write Swish as `x sigmoid(x)`, and InstanceNormalization by its mean and variance if these are computed anyway.
+    """Write Swish as `x sigmoid(x)`, InstanceNormalization by its mean and variance if these are computed anyway, and
+    Softmax and LogSoftmax along another axis than the last by exponentials and their sum.
 
     The parts are those of the VJP rules; EliminateCommonSubexpressions merges the two. ONNX Runtime has no kernel of
-    Swish, and takes for an InstanceNormalization as long as for its parts.
+    Swish, takes for an InstanceNormalization as long as for its parts, and for a Softmax five times as long, because it
+    transposes what it reads and what it gives.
 
     Requires: the graph is differentiated, shapes are inferred; the opset is the canonical one.
     Guarantees: values change by rounding only. Names of graph outputs stay.
@@ -55,10 +65,56 @@ def instance_normalization(rewriter: Rewriter, node: ir.Node) -> ir.Value | None
     return scaled if is_filled(bias, 0) else rewriter.emit("Add", scaled, per_channel(bias))
 
 
+def softmax(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    parts = _exponentials_of_logarithms(rewriter, node) or _exponentials(rewriter, node)
+    return None if parts is None else rewriter.emit("Div", parts[1], parts[2])
+
+
+def log_softmax(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    parts = _exponentials(rewriter, node)
+    return None if parts is None else rewriter.emit("Sub", parts[0], rewriter.emit("Log", parts[2]))
+
+
+def _exponentials(rewriter: Rewriter, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value] | None:
+    """x - max x, its exponentials and their sum; None where the runtime's own kernel suits the axis."""
+    x = node.inputs[0]
+    if x is None or x.shape is None or x.dtype not in _WIDE:
+        return None
+    axis = int_attribute(node, "axis", -1) % len(x.shape)
+    if math.prod(size_of_dim(dim, {}) for dim in x.shape[axis + 1 :]) < _LONG_ROWS:
+        return None
+    axes = rewriter.ints([axis])
+    shifted = rewriter.emit("Sub", x, rewriter.emit("ReduceMax", x, axes, keepdims=1))
+    exponentials = rewriter.emit("Exp", shifted)
+    return shifted, exponentials, rewriter.emit("ReduceSum", exponentials, axes, keepdims=1)
+
+
+def _exponentials_of_logarithms(rewriter: Rewriter, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value] | None:
+    """Those from which `log_softmax` has made what *node* reads along the same axis; the Softmax of both is one."""
+    result = produced_by(node.inputs[0], "Sub")
+    logarithm = result and produced_by(result.inputs[1], "Log")
+    total = logarithm and produced_by(logarithm.inputs[0], "ReduceSum")
+    exponential = total and produced_by(total.inputs[0], "Exp")
+    if not (result and total and exponential) or exponential.inputs[0] is not result.inputs[0]:
+        return None
+    shifted, summed = exponential.inputs[0], rewriter.constant(total.inputs[1])
+    assert shifted is not None
+    assert shifted.shape is not None
+    rank = len(shifted.shape)
+    if summed is None or summed.tolist() != [int_attribute(node, "axis", -1) % rank]:
+        return None
+    return shifted, exponential.outputs[0], total.outputs[0]
+
+
 def is_filled(value: ir.Value | None, number: float) -> bool:
     """Whether *value* is a constant of the graph, not a parameter, all of whose elements are *number*."""
     tensor = None if value is None or value.is_graph_input() else value.const_value
     return tensor is not None and bool((tensor.numpy() == number).all())
 
 
-PARTS: dict[str, RewriteRule] = {"InstanceNormalization": instance_normalization, "Swish": swish}
+PARTS: dict[str, RewriteRule] = {
+    "InstanceNormalization": instance_normalization,
+    "LogSoftmax": log_softmax,
+    "Softmax": softmax,
+    "Swish": swish,
+}

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from ..compiler.program import Program
 from ..passes.differentiate import FORWARD_NODE, RULE
 from ..passes.eliminate_common_subexpressions import RECOMPUTE
 from ..passes.errors import AnomalyError, describe
 from ..passes.execution_order import execution_order
 from ..passes.fresh_names import FreshNames
-from ..passes.subgraphs import captured_values
 from .device import Provider
 from .exact_forward import in_float64
 from .feeds import Array, to_numpy
-from .finiteness import Feeds, count_inside, count_values, is_float_tensor, run_as_written
+from .finiteness import Feeds, count_values, is_float_tensor, run_as_written
+from .inner_anomaly import Inside, find_inside
+from .origin import Infinities, find_origin, infinities_read, values_read
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ class Anomaly:
         kind: "NaN" or "Inf".
         node: the first node that makes one from inputs which have none; None if it was fed.
         source: the name of the graph input or constant that has one, if it was fed.
+        made_by: the node of the forward part that computed the source, if that is a residual.
         rule: the operator whose rule emitted the node; None for a forward node.
         forward_node: the forward node to which the node belongs; its own name for a forward node.
         inputs, outputs: what it read and made.
         infinities: for a node that makes NaN of infinities, where these come from.
-        inside: of a Scan, Loop or If, the node within it, and the iteration in which it makes the first.
+        inside: of a Scan, Loop or If, the node within it that makes the first, and where that is one too, the node
+            within that, down to the innermost.
     """
 
     result: str
@@ -79,22 +81,22 @@ class Anomaly:
     forward_node: str | None
     inputs: tuple[Statistics, ...]
     outputs: tuple[Statistics, ...]
-    infinities: tuple[str, ...]
-    inside: tuple[ir.Node, int | None] | None = None
+    infinities: tuple[Infinities, ...]
+    inside: tuple[Inside, ...] = ()
+    made_by: ir.Node | None = None
 
     def __str__(self) -> str:
         if self.node is None:
-            seen = "".join(f"\n  {each}" for each in self.inputs)
-            return f"{self.result!r} has {self.kind}, and so has {self.source!r}, on which it depends:{seen}"
-        part = "of the forward part"
-        if self.rule is not None:
-            part = f"of the backward part, by the rule of {self.rule} for the forward node {self.forward_node!r}"
-        elif self.forward_node != self.node.name:
-            part = f"that computes the forward node {self.forward_node!r} again"
+            lines = [f"{self.result!r} has {self.kind}, and so has {self.source!r}, on which it depends:"]
+            lines += [f"  {each}" for each in self.inputs]
+            if self.made_by is not None:
+                lines.append(f"  It is a residual, which {describe(self.made_by)}, {_part(self.made_by)}, has made.")
+                lines.append("  Call vjp within detect_anomaly() too, to find where that comes from.")
+            return "\n".join(lines)
         lines = [
             f"{self.result!r} has {self.kind}. The first node that makes one from inputs without is",
-            f"  {describe(self.node)}, {part}",
-            *([] if self.inside is None else [_describe_inside(*self.inside)]),
+            f"  {describe(self.node)}, {_part(self.node)}",
+            *(_describe_inside(each) for each in self.inside),
             *(f"  reads {each}" for each in self.inputs),
             *(f"  makes {each}" for each in self.outputs),
             *(f"  {each}" for each in self.infinities),
@@ -102,38 +104,83 @@ class Anomaly:
         return "\n".join(lines)
 
 
-def _describe_inside(node: ir.Node, iteration: int | None) -> str:
-    where = "" if iteration is None else f", first in iteration {iteration} (counted from 0)"
-    return f"  inside it: {describe(node)}{where}"
+def _describe_inside(inside: Inside) -> str:
+    where = "" if inside.iteration is None else f", first in iteration {inside.iteration} (counted from 0)"
+    part = f", {_part(inside.node)}" if RULE in inside.node.metadata_props else ""
+    return "\n    ".join((f"  inside it: {describe(inside.node)}{part}{where}", *map(str, inside.infinities)))
 
 
-def check_finite(
-    program: Program, kind: str, feeds: Mapping[str, Array], results: Mapping[str, Array], providers: Sequence[Provider]
-) -> None:
-    """Raise AnomalyError if something in *results* is not finite that ought to be, and say where it comes from.
+def _part(node: ir.Node) -> str:
+    rule, forward_node = _belonging(node)
+    if rule is not None:
+        return f"of the backward part, by the rule of {rule} for the forward node {forward_node!r}"
+    return (
+        "of the forward part" if forward_node == node.name else f"that computes the forward node {forward_node!r} again"
+    )
 
-    Args:
-        program: in mode "grad".
-        kind: what ran: "forward", "loss" or "grad".
-        feeds: the inputs, labels, seeds and parameters by name.
-        results: outputs by name. Of the model's own only NaN is a fault; a loss or a gradient must be finite.
-    """
-    lenient = {port.name for port in program.signature.outputs_of("output")}
+
+def _belonging(node: ir.Node) -> tuple[str | None, str | None]:
+    """The operator whose rule emitted *node*, if one did, and the name of the forward node."""
+    metadata = node.metadata_props
+    forward_node = metadata.get(RECOMPUTE) or metadata.get(FORWARD_NODE) or node.name
+    return None if RECOMPUTE in metadata else metadata.get(RULE), forward_node
+
+
+@dataclass(frozen=True)
+class Run:
+    """A graph and what it was fed: inputs, labels, residuals, seeds and parameters by name; None if that is gone."""
+
+    model: ir.Model
+    feeds: Mapping[str, Array] | None
+
+    def anomaly(self, suspects: Sequence[str], providers: Sequence[Provider]) -> Anomaly | None:
+        feeds = {name: to_numpy(array) for name, array in (self.feeds or {}).items()}
+        return find_anomaly(self.model, feeds, suspects, providers)
+
+
+def not_finite(results: Mapping[str, Array], may_be_infinite: Sequence[str]) -> list[str]:
+    """The names of those of *results* that have NaN, or infinities where they must have none."""
     faults = []
     for name, array in results.items():
         exact = in_float64(to_numpy(array))
-        if exact.dtype.kind == "f" and np.any(np.isnan(exact) if name in lenient else ~np.isfinite(exact)):
+        if exact.dtype.kind == "f" and np.any(np.isnan(exact) if name in may_be_infinite else ~np.isfinite(exact)):
             faults.append(name)
-    if not faults:
-        return
-    model = program.executable() if kind == "grad" else program.forward(loss=kind == "loss")
-    anomaly = find_anomaly(model, {name: to_numpy(array) for name, array in feeds.items()}, faults, providers)
-    if anomaly is not None:
-        raise AnomalyError(str(anomaly))
-    raise AnomalyError(
-        f"{faults[0]!r} is not finite, but it is when the graph runs once more: the graph draws random numbers, or the "
-        "gradient buffer was not finite before (zero_grad() clears it)"
-    )
+    return faults
+
+
+def explain(faults: Sequence[str], run: Run, forward: Run | None, providers: Sequence[Provider]) -> AnomalyError:
+    """The error that says where the outputs *faults* of *run* come to what they are.
+
+    Args:
+        forward: the run that gave the residuals that *run* was fed, if it was.
+    """
+    anomaly = run.anomaly(faults, providers)
+    if anomaly is None:
+        return AnomalyError(
+            f"{faults[0]!r} is not finite, but it is when the graph runs once more: the graph draws random numbers, or "
+            "the gradient buffer was not finite before (zero_grad() clears it)"
+        )
+    if forward is not None:
+        anomaly = _into_forward_part(anomaly, forward, providers)
+    return AnomalyError(str(anomaly))
+
+
+def _into_forward_part(anomaly: Anomaly, forward: Run, providers: Sequence[Provider]) -> Anomaly:
+    """*anomaly* with what comes from residuals traced on to where these come from, if that is known."""
+    made_by = {str(value.name): value.producer() for value in forward.model.graph.outputs}
+
+    def earlier(source: str | None) -> Anomaly | None:
+        known = forward.feeds is not None and source is not None and made_by.get(source) is not None
+        return forward.anomaly([str(source)], providers) if known else None
+
+    infinities = []
+    for each in anomaly.infinities:
+        found = earlier(each.origin.name) if isinstance(each.origin, ir.Value) else None
+        infinities.append(each if found is None or found.node is None else Infinities(each.name, found.node))
+    anomaly = replace(anomaly, infinities=tuple(infinities))
+    if anomaly.source is None:
+        return anomaly
+    return replace(earlier(anomaly.source) or anomaly, result=anomaly.result, made_by=made_by.get(anomaly.source))
 
 
 def find_anomaly(
@@ -166,47 +213,18 @@ def find_anomaly(
         bad, kind = (has_nan, "NaN") if has_nan(value) else (has_infinity, "Inf")
         if not bad(value):
             continue
-        origin = _origin(value, bad, position)
+        origin = find_origin([value], bad, position)
         if isinstance(origin, ir.Value):
             source = str(origin.name)
             array = feeds[source] if source in feeds else _constant(origin)
             return Anomaly(name, kind, None, source, None, None, (Statistics.of(source, array),), (), ())
-        read = [each for each in dict.fromkeys((*origin.inputs, *captured_values(origin))) if each is not None]
-        infinities = []
-        for each in read:
-            if kind == "NaN" and has_infinity(each):
-                made_by = _origin(each, has_infinity, position)
-                where = repr(made_by.name) if isinstance(made_by, ir.Value) else describe(made_by)
-                infinities.append(f"the infinities in {each.name!r} come from {where}")
+        read = values_read(origin)
+        infinities = infinities_read(origin, has_infinity, position) if kind == "NaN" else ()
         inputs, outputs = _look(model, feeds, read, providers), _look(model, feeds, origin.outputs, providers)
-        metadata = origin.metadata_props
-        forward_node = metadata.get(RECOMPUTE) or metadata.get(FORWARD_NODE) or origin.name
-        rule = None if RECOMPUTE in metadata else metadata.get(RULE)
-        inside = None
-        if origin.op_type in ("If", "Loop", "Scan"):
-            inside = count_inside(model, str(origin.outputs[0].name), feeds, providers)
-        return Anomaly(name, kind, origin, None, rule, forward_node, inputs, outputs, tuple(infinities), inside)
+        rule, forward_node = _belonging(origin)
+        inside = find_inside(model, origin, kind, feeds, providers)
+        return Anomaly(name, kind, origin, None, rule, forward_node, inputs, outputs, infinities, inside)
     return None
-
-
-def _origin(value: ir.Value, bad: Callable[[ir.Value], bool], position: Mapping[ir.Node, int]) -> ir.Node | ir.Value:
-    """The first node that makes a *bad* value from good ones, of those from which badness reaches *value*.
-
-    A bad graph input or constant comes before all nodes.
-    """
-    nodes: list[ir.Node] = []
-    stack, seen = [value], {value}
-    while stack:
-        current = stack.pop()
-        node = current.producer()
-        if node is None:
-            return current
-        read = [each for each in (*node.inputs, *captured_values(node)) if each is not None and bad(each)]
-        if not read:
-            nodes.append(node)
-        stack += [each for each in read if each not in seen]
-        seen.update(read)
-    return min(nodes, key=lambda node: position[node])
 
 
 def _count(model: ir.Model, feeds: Feeds, providers: Sequence[Provider]) -> dict[str, tuple[int, int]]:

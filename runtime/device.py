@@ -35,7 +35,7 @@ def resolve_providers(providers: Sequence[Provider] | None) -> list[Provider]:
 
     Raises InputError for something that no ONNX Runtime knows as a provider.
     """
-    wanted = [CUDA, CPU] if providers is None else list(providers)
+    wanted = [CUDA, CPU] if providers is None else [providers] if isinstance(providers, str) else list(providers)
     known, present = set(ort.get_all_providers()), set(ort.get_available_providers())
     usable: list[Provider] = []
     for provider in wanted:

@@ -37,6 +37,11 @@ def check_feeds(ports: Iterable[Port], arrays: Mapping[str, Array]) -> dict[str,
         if name not in by_name:
             raise InputError(f"There is no input {name!r}{nearest(name, by_name) or _offer(by_name)}")
     missing = [name for name, port in by_name.items() if name not in arrays and not port.optional]
+    if any(by_name[name].role == "residual" for name in missing):
+        raise InputError(
+            "This is the backward model of a split program, which takes residuals from the forward model; "
+            f"{missing[0]!r} is missing. Load both (SplitProgram.load), or compile without `split`"
+        )
     if missing:
         raise InputError(
             f"Missing input{'s' * (len(missing) > 1)}: {', '.join(_describe(by_name[n]) for n in missing)}"

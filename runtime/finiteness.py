@@ -9,7 +9,6 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from ..passes.activity import is_float
-from ..passes.fresh_names import FreshNames
 from .device import Provider
 from .executor import create_session, run_bound, session_options
 
@@ -31,49 +30,6 @@ def count_values(graph: ir.Graph, fresh: Callable[[str], str]) -> dict[ir.Value,
             count.type, count.shape = ir.TensorType(ir.DataType.INT32), ir.Shape([])
         counted[value] = (nan, infinities)
     return counted
-
-
-def count_inside(
-    model: ir.Model, name: str, feeds: Feeds, providers: Sequence[Provider]
-) -> tuple[ir.Node, int | None] | None:
-    """The first node within the body of a node of *model* that makes a NaN or an infinity, and in which iteration.
-
-    Args:
-        name: of an output of the node, a Scan, Loop or If (in which there are no iterations) that reads neither.
-
-    Returns:
-        None if that cannot be told: the node has no body, or the fault is not there in this run.
-    """
-    counting = model.clone()
-    (node,) = [node for node in counting.graph if any(value.name == name for value in node.outputs)]
-    bodies = [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
-    fresh = FreshNames(counting.graph).fresh
-    counted = [(body, count_values(body, fresh)) for body in bodies]
-    producers = [value.producer() for _, own in counted for value, pair in own.items() for _ in pair]
-    counts = [(body, [count for pair in own.values() for count in pair]) for body, own in counted]
-    kept = len(node.outputs)
-    for body, own in counts:
-        # Of an If every branch gives the counts of all: zeros for what is in another.
-        body.outputs.extend(own if body is other else _zero(body, fresh) for other, each in counts for own in each)
-    total = sum(len(own) for _, own in counts)
-    node.resize_outputs(kept + total)
-    for output in node.outputs[kept:]:
-        output.name, output.type = fresh("count"), ir.TensorType(ir.DataType.INT32)
-    for attribute in ("scan_output_axes", "scan_output_directions"):
-        if attribute in node.attributes:
-            extended = [*node.attributes[attribute].as_ints(), *[0] * total]
-            node.attributes[attribute] = ir.AttrInt64s(attribute, extended)
-    counting.graph.outputs[:] = node.outputs[kept:]
-    if not total:
-        return None
-    found = np.stack([np.atleast_1d(array) for array in run_as_written(counting, feeds, providers)])
-    bad = np.argwhere(found.T)  # by iteration, and in it by the order of the values
-    if not bad.size:
-        return None
-    iteration, position = (int(each) for each in bad[0])
-    producer = producers[position]
-    assert producer is not None
-    return producer, None if node.op_type == "If" else iteration
 
 
 def run_as_written(model: ir.Model, feeds: Feeds, providers: Sequence[Provider]) -> list[np.ndarray]:
@@ -105,14 +61,6 @@ def _counting_nodes(value: ir.Value) -> Iterator[ir.Node]:
         test = ir.node(operator, [value])
         number = ir.node("Cast", [test.outputs[0]], {"to": ir.DataType.INT32})
         yield from (test, number, ir.node("ReduceSum", [number.outputs[0]], {"keepdims": 0}))
-
-
-def _zero(body: ir.Graph, fresh: Callable[[str], str]) -> ir.Value:
-    node = ir.node("Constant", [], {"value": ir.tensor(np.int32(0))})
-    node.name = node.outputs[0].name = fresh("zero")
-    node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.INT32), ir.Shape([])
-    body.append(node)
-    return node.outputs[0]
 
 
 def _ortvalue(array: np.ndarray) -> ort.OrtValue:

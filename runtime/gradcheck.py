@@ -187,6 +187,8 @@ def gradcheck(
     """
     if max_elements < 1:
         raise InputError(f"max_elements is at least 1, not {max_elements}")
+    if eps is not None and not 0 < eps < np.inf:
+        raise InputError(f"eps is a finite step, more than 0, not {eps}")
     session = Session(as_program(model, options), providers=providers)
     seeds = dict(grad_outputs) if grad_outputs is not None else sample_seeds(session, inputs, seed=seed)
     gradients = session.grad(inputs, seeds)
@@ -196,6 +198,9 @@ def gradcheck(
     for name in gradients:
         if name not in point:
             raise InputError(f"{name!r} is an intermediate value: it cannot be moved from outside, so not be checked")
+    for name, array in point.items():
+        if np.any(np.isnan(in_float64(array))):
+            raise InputError(f"{name!r} has NaN, at which nothing has a gradient to check; clean the data")
     objective = Objective(session, point, inputs.keys(), seeds, exact=not fast_mode)
     largest = max((float(np.max(np.abs(in_float64(g)), initial=0.0)) for g in gradients.values()), default=0.0)
     tolerances = Tolerances(eps, atol, rtol, floor=1e-2 * largest)

@@ -335,5 +335,5 @@ def _matching(patterns: str | Iterable[str], names: Sequence[str]) -> list[str]:
 
 
 def _check(name: str, value: float) -> None:
-    if not value >= 0:
-        raise InputError(f"{name} is at least 0, not {value}")
+    if not 0 <= value < math.inf:
+        raise InputError(f"{name} is at least 0 and finite, not {value}")

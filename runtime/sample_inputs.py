@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..compiler.parameters import nearest
+from ..compiler.dims import check_sizes
 from ..compiler.program import Program
 from ..passes.errors import InputError
 from ..passes.index_bounds import find_index_bounds
@@ -27,10 +27,7 @@ def sample_inputs(program: Program, sizes: Mapping[str, int] | None = None, *, s
     """
     ports = list(program.signature.inputs_of("input", "label"))
     dims = {dim for port in ports for dim in port.shape or () if isinstance(dim, str)}
-    for name in sizes or {}:
-        if name not in dims:
-            known = ", ".join(sorted(dims)) or "none"
-            raise InputError(f"No input has a symbolic dim {name!r}{nearest(name, dims)}; there are: {known}")
+    check_sizes("sizes", sizes or {}, dims)
     random = np.random.default_rng(seed)
     bounds = find_index_bounds(program.model.graph)
     arrays = {}

@@ -19,7 +19,7 @@ from ..compiler.signature import OutputRole, Port, Signature
 from ..compiler.split import SplitProgram
 from ..compiler.split import split as split_program
 from ..passes.errors import InputError
-from .anomaly import check_finite
+from .anomaly import Run, explain, not_finite
 from .buffers import Buffers, Layout
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
@@ -152,22 +152,33 @@ class Session:
         with self._backward:
             results = executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
             if self._detects_anomalies:
-                sums = {port.name: self.grads[name] for name, port in self._gradient_of.items()}
-                self._check_finite("grad", feeds, results | sums)
+                self._check_finite("grad", feeds, results | self._sums())
         return results
 
     def pull_back(
-        self, residuals: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None, *, accumulate: bool
+        self,
+        residuals: Mapping[str, Array],
+        grad_outputs: Mapping[str, Array] | None,
+        *,
+        accumulate: bool,
+        forward_feeds: Mapping[str, Array] | None = None,
     ) -> dict[str, Result]:
-        """What a Pullback does: the gradients by the primals' names, or nothing if they are added to `grads`."""
+        """What a Pullback does: the gradients by the primals' names, or nothing if they are added to `grads`.
+
+        Args:
+            forward_feeds: what the forward part was fed that gave the residuals, for `detect_anomaly`.
+        """
         executor = self.executor("pullback_accumulate" if accumulate else "pullback")
         feeds = self._feeds(executor, residuals, grad_outputs)
         if accumulate:
             self._check_accumulable()
             with self._backward:
                 executor.run(feeds, self.parameters, self.grads)
+                if self._detects_anomalies:
+                    self._check_finite("pullback", feeds, self._sums(), forward_feeds)
             return {}
         results = executor.run(feeds, self.parameters)
+        self._check_finite("pullback", feeds, results, forward_feeds)
         return {str(port.of): results[port.name] for port in executor.signature.outputs_of("gradient")}
 
     def _check_accumulable(self) -> None:
@@ -185,8 +196,8 @@ class Session:
         As `torch.autograd.detect_anomaly`, for finding faults, since a call at fault runs twice more, and every call
         looks at its results: outputs must have no NaN (they may have infinities, as a mask does), a loss and
         gradients neither. What happens inside the graph and reaches none of these is no anomaly. Gradients that
-        `backward` had accumulated before the fault are lost: call `zero_grad`. It holds for all threads, not for
-        pullbacks (`vjp`).
+        `backward` had accumulated before the fault are lost: call `zero_grad`. It holds for all threads, and for
+        pullbacks: where `vjp` was called within it too, what a residual brings is traced into the forward part.
 
         Raises AnomalyError, which names the node, its forward node and rule, and the statistics of what it read.
         """
@@ -208,12 +219,16 @@ class Session:
             loss: give the loss too, if the program has one.
         """
         executor = self.executor("residuals")
-        results = executor.run(self._feeds(executor, inputs, None), self.parameters, as_ortvalues=True)
+        feeds = self._feeds(executor, inputs, None)
+        results = executor.run(feeds, self.parameters, as_ortvalues=True)
+        own = [port.name for port in executor.signature.outputs_of("output", "loss")]
+        self._check_finite("residuals", feeds, {name: results[name] for name in own})
         known = {**inputs, **results}
         roles: tuple[OutputRole, ...] = ("output", "loss") if loss else ("output",)
         named = {port.name for port in executor.signature.outputs_of(*roles)}
         outputs = {name: value for name, value in results.items() if name in named}
-        pullback = Pullback(self, {name: known[name] for name in self.executor("pullback").fed})
+        residuals = {name: known[name] for name in self.executor("pullback").fed}
+        pullback = Pullback(self, residuals, feeds if self._detects_anomalies else None)
         return outputs if as_ortvalues else {k: np.array(v.numpy()) for k, v in outputs.items()}, pullback
 
     def zero_grad(self) -> None:
@@ -274,13 +289,32 @@ class Session:
                 )
             return self._executors[kind]
 
-    def _check_finite(self, kind: Part, feeds: Mapping[str, Array], results: Mapping[str, Result]) -> None:
-        if self._detects_anomalies:
-            fed = {**feeds, **dict(self.parameters.items())}
-            check_finite(self.program.with_mode("grad"), kind, fed, results, self.providers)
+    def _sums(self) -> dict[str, np.ndarray]:
+        """What `backward` accumulated, by the names that the gradients have in the graph."""
+        return {port.name: self.grads[name] for name, port in self._gradient_of.items()}
+
+    def _check_finite(
+        self,
+        kind: Part,
+        feeds: Mapping[str, Array],
+        results: Mapping[str, Result],
+        forward_feeds: Mapping[str, Array] | None = None,
+    ) -> None:
+        if not self._detects_anomalies:
+            return
+        # Of the model's own outputs only NaN is a fault; a loss or a gradient must be finite.
+        faults = not_finite(results, [port.name for port in self.program.signature.outputs_of("output")])
+        if faults:
+            run = self._repeat(kind, feeds)
+            forward = self._repeat("residuals", forward_feeds) if kind == "pullback" else None
+            raise explain(faults, run, forward, self.providers)
+
+    def _repeat(self, kind: Part, feeds: Mapping[str, Array] | None) -> Run:
+        return Run(self._part(kind)[0], None if feeds is None else {**feeds, **dict(self.parameters.items())})
 
     def _part(self, kind: Part) -> tuple[ir.Model, Signature]:
         program = self.program
+        _check_not_half(program.signature, kind)
         if kind in ("forward", "loss"):
             return program.forward(loss=kind == "loss"), program.signature
         if kind in ("grad", "accumulate"):
@@ -296,17 +330,20 @@ class Session:
         self, executor: Executor, inputs: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None
     ) -> dict[str, np.ndarray | ort.OrtValue]:
         fed, seeds = executor.fed, executor.seeds
+        for argument, arrays_by_name in (("inputs", inputs), ("grad_outputs", grad_outputs)):
+            if not isinstance(arrays_by_name, Mapping) and (argument == "inputs" or arrays_by_name is not None):
+                raise InputError(f"{argument} maps names to arrays; it is of type {type(arrays_by_name).__name__}")
         given = dict(grad_outputs or {})
+        unknown = [name for name in given if name not in seeds]
+        if unknown:
+            raise InputError(
+                f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
+            )
         missing = [name for name, port in seeds.items() if not port.optional and name not in given]
         if missing:
             raise InputError(
                 f"Output {missing[0]!r} has more than one element, so its gradient needs a seed: "
                 f"pass grad_outputs={{{missing[0]!r}: …}} of its shape (ones for the gradient of its sum)"
-            )
-        unknown = [name for name in given if name not in seeds]
-        if unknown:
-            raise InputError(
-                f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
             )
         # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
         unread = self._fed - fed.keys()
@@ -316,6 +353,17 @@ class Session:
                 given[name] = executor.unit_seeds[name]
         ports: list[Port] = [*fed.values(), *seeds.values()]
         return check_feeds(ports, {**arrays, **{seeds[name].name: array for name, array in given.items()}})
+
+
+def _check_not_half(signature: Signature, kind: Part) -> None:
+    """Raise InputError where one model of a split program is to do the other's part."""
+    missing = ""
+    if kind in ("forward", "loss") and not any(signature.outputs_of("output", "loss")):
+        missing = "This is the backward model of a split program, which has no outputs"
+    if kind in ("grad", "accumulate") and not any(signature.outputs_of("gradient", "grad_buffer")):
+        missing = "This is the forward model of a split program, which computes no gradients"
+    if missing:
+        raise InputError(f"{missing}; take the joint graph (compile without `split`), or both: SplitProgram.load")
 
 
 def _moved(buffers: Buffers, layout: Layout) -> Buffers:

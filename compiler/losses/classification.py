@@ -31,31 +31,31 @@ class CrossEntropy(Loss):
         chunk: compute the loss together with the model's last product, so many samples at a time: the scores of all
             of them never exist, which saves most of the memory where there are many classes (a vocabulary), for the
             time of one product more. The scores must be [N, C], straight from a MatMul or Gemm, and are then no
-            output of the program. 0: all at once.
+            output of the program. None: all at once.
     """
 
     ignore_index: int = -100
     label_smoothing: float = 0.0
     weight: Sequence[float] | None = None
-    chunk: int = 0
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise InputError(f"CrossEntropy: label_smoothing is between 0 and 1, not {self.label_smoothing}")
-        if self.chunk < 0:
-            raise InputError(f"CrossEntropy: chunk is a number of samples, not {self.chunk}")
+        if self.chunk is not None and not (isinstance(self.chunk, int) and self.chunk > 0):
+            raise InputError(f"CrossEntropy: chunk is a number of samples, at least 1, not {self.chunk!r}")
 
     @property
     def keeps_prediction(self) -> bool:
-        return not self.chunk
+        return self.chunk is None
 
     def label_type(self, prediction: Tensor) -> tuple[ir.DataType, ir.Shape]:
         return ir.DataType.INT64, _without_classes(prediction)
 
     def attach(self, op: Tape, prediction: Tensor, label: Tensor) -> Tensor:
-        if self.chunk:
-            return self._chunked(op, prediction, label)
+        if self.chunk is not None:
+            return self._chunked(op, prediction, label, self.chunk)
         scores, label, single = _batched(prediction, label)
         loss = self._of(scores, _out_of_range_fails(op, scores.sizes([1]), label, self.ignore_index))
         return loss.squeeze([0]) if single and self.reduction == "none" else loss
@@ -76,10 +76,10 @@ class CrossEntropy(Loss):
         )
         return loss
 
-    def _chunked(self, op: Tape, prediction: Tensor, label: Tensor) -> Tensor:
+    def _chunked(self, op: Tape, prediction: Tensor, label: Tensor, chunk: int) -> Tensor:
         product = find_score_product(prediction)
         label = _out_of_range_fails(op, product.classes, label, self.ignore_index)
-        losses = losses_in_chunks(op, product, label, self.chunk, replace(self, reduction="none")._of)
+        losses = losses_in_chunks(op, product, label, chunk, replace(self, reduction="none")._of)
         if self.reduction == "none":
             return losses
         wide = losses.cast(ir.DataType.FLOAT) if losses.dtype.bitwidth < 32 else losses

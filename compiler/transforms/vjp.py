@@ -43,8 +43,11 @@ def vjp(
         for primal, cotangent in derivation.pull_back(seeds).items():
             derivation.give(cotangent, f"{primal.name}.grad", like=primal)
         return derivation.finish()
-    if isinstance(num_seeds, int) and num_seeds < 1:
-        raise InputError(f"`num_seeds` is how many cotangents one run takes, at least 1, not {num_seeds}")
+    counts = isinstance(num_seeds, int) and num_seeds >= 1
+    if not counts and not (isinstance(num_seeds, str) and num_seeds.isidentifier()):
+        raise InputError(
+            f"`num_seeds` is how many cotangents one run takes, a number or a name, and at least 1, not {num_seeds!r}"
+        )
     stacks = {}
     for value in derivation.outputs:
         stack = derivation.input_like(value, "grad_output")

@@ -36,7 +36,7 @@ def bench(
     dim: Annotated[
         list[str] | None, typer.Option(metavar="DIM=SIZE", help="The size of a symbolic dim of random inputs (else 2).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random inputs and seeds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random inputs and seeds.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="How many times each is measured.", min=1)] = 20,
     threads: Annotated[
         int | None, typer.Option(help="Threads that work on one operator; one a core by default.", min=1)
@@ -79,14 +79,14 @@ def _check_picture(path: Path) -> None:
     """Raise InputError where a picture cannot be drawn, before anything is measured."""
     from importlib.util import find_spec
 
+    from ..compiler.save import check_writable
     from ..passes.errors import InputError
 
     if find_spec("matplotlib") is None:
         raise InputError("--picture needs matplotlib; install it with: pip install 'onnxgrad[demo]'")
     if path.suffix.lower() != ".png":
         raise InputError(f"--picture writes a .png file, not {path}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.parent}")
+    check_writable(path)
 
 
 def _benchmark(

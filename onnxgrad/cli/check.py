@@ -42,7 +42,7 @@ def check(
     ] = None,
     max_elements: Annotated[int, typer.Option(help="Elements of one tensor that are moved one by one.", min=1)] = 16,
     second: Annotated[bool, typer.Option("--second", help="Check the second derivatives instead.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the random inputs, seeds, elements and directions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random inputs, seeds, elements and directions.", min=0)] = 0,
     provider: Annotated[list[str] | None, typer.Option(help="Execution providers, in order of preference.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:
@@ -55,10 +55,13 @@ def check(
 
     import onnxgrad
 
+    from ..passes.errors import InputError
     from ..runtime.gradcheck import gradcheck, gradgradcheck
     from ..runtime.sample_inputs import sample_inputs
     from .data import load_arrays
 
+    if data is not None and dim:
+        raise InputError("--dim is the size of random inputs; --data has sizes of its own")
     loaded = onnxgrad.load(program)
     ports = list(loaded.signature.inputs_of("input", "label"))
     if data is None:

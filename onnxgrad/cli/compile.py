@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .options import as_wrt, parse_bytes, parse_checkpoint, parse_factors, parse_loss, parse_sizes, parse_values
+from .options import as_wrt, beside, parse_bytes, parse_checkpoint, parse_factors, parse_loss, parse_sizes, parse_values
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -112,13 +112,15 @@ def compile_model(
 
     import onnxgrad
 
+    from ..compiler.save import check_writable
     from ..passes.errors import InputError
 
     if provider and not tune:
         raise InputError("--provider says where to measure; give --tune too")
-    target = output or model.with_suffix(".train.onnx")
+    _check_choices(straight_through, straight_through_node, residuals, mode, split=split)
+    target = output or beside(model, ".train.onnx")
+    check_writable(target)
     assume_dims = parse_sizes(assume_dim or [], "--assume-dim")
-    _check_split(straight_through, straight_through_node, residuals, split=split)
     start = time.perf_counter()
     with Console(stderr=True, markup=False, emoji=False).status(f"Compiling {model} …") as status:
 
@@ -163,8 +165,13 @@ def compile_model(
         _print(program, written, seconds, with_passes=passes)
 
 
-def _check_split(
-    straight_through: bool, straight_through_node: list[str] | None, residuals: list[str] | None, *, split: bool
+def _check_choices(
+    straight_through: bool,
+    straight_through_node: list[str] | None,
+    residuals: list[str] | None,
+    mode: str,
+    *,
+    split: bool,
 ) -> None:
     from ..passes.errors import InputError
 
@@ -172,6 +179,8 @@ def _check_split(
         raise InputError("Give --straight-through, for quantization, or --straight-through-node, not both")
     if residuals and not split:
         raise InputError("--residuals needs --split")
+    if split and mode == "accumulate":
+        raise InputError("--split gives fresh gradients; `pullback.backward` of a session of both models accumulates")
 
 
 def _save(

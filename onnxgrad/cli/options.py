@@ -5,12 +5,18 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
     from ..compiler.losses import Loss
+
+
+def beside(model: Path, suffix: str) -> Path:
+    """The path of *model* with another *suffix*, where results go by default."""
+    return model.with_suffix(suffix) if model.name else model
 
 
 def parse_sizes(options: Sequence[str], flag: str) -> dict[str, int]:
@@ -83,10 +89,12 @@ def parse_loss(loss: str | None, options: dict[str, object]) -> str | Loss | Non
 
 
 def _pairs(options: Sequence[str], flag: str) -> list[tuple[str, str]]:
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for option in options:
         name, equals, text = option.partition("=")
         if not (name and equals and text):
             raise typer.BadParameter(f"{option!r} is not NAME=VALUE", param_hint=flag)
+        if name in (other for other, _ in pairs):
+            raise typer.BadParameter(f"{name} is given twice", param_hint=flag)
         pairs.append((name, text))
     return pairs

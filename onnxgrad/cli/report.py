@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import parse_sizes
+from .options import beside, parse_sizes
 
 
 def report(
@@ -26,7 +26,7 @@ def report(
         list[str] | None,
         typer.Option(metavar="DIM=SIZE", help="The size of a symbolic dim, for the estimate of memory: batch=32"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the cotangents, where there is no loss.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the cotangents, where there is no loss.", min=0)] = 0,
     provider: Annotated[list[str] | None, typer.Option(help="Execution providers, in order of preference.")] = None,
 ) -> None:
     """One self-contained HTML page: the graph, memory, cost by operator and layer, gradients, passes, signature.
@@ -35,14 +35,16 @@ def report(
     """
     import onnxgrad
 
+    from ..compiler.save import check_writable
     from ..passes.errors import InputError
     from ..runtime.report.facts import gather
     from ..runtime.report.page import write_report
     from .data import load_arrays
 
-    target = output or program.with_suffix(".html")
-    if not target.parent.is_dir():
-        raise InputError(f"{target} cannot be written: there is no folder {target.parent}")
+    target = output or beside(program, ".html")
+    check_writable(target)
+    if data is None and (samples is not None or provider):
+        raise InputError("--samples and --provider are for --data; without it nothing runs")
     loaded = onnxgrad.load(program)
     inputs = None
     if data is not None:

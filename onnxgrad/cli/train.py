@@ -35,7 +35,7 @@ def train(
     val: Annotated[Path | None, typer.Option(help="Validation data, evaluated after each epoch.")] = None,
     optimizer: Annotated[OptimizerName, typer.Option(help="The optimizer.")] = OptimizerName.adamw,
     lr: Annotated[float, typer.Option(help="The learning rate.", min=0.0)] = 1e-3,
-    momentum: Annotated[float, typer.Option(help="Of SGD.", min=0.0)] = 0.0,
+    momentum: Annotated[float | None, typer.Option(help="Of SGD; 0 if omitted.", min=0.0)] = None,
     weight_decay: Annotated[float | None, typer.Option(help="The optimizer's own default if omitted.", min=0.0)] = None,
     schedule: Annotated[ScheduleName, typer.Option(help="Of the learning rate.")] = ScheduleName.constant,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.", min=0)] = 0,
@@ -44,7 +44,7 @@ def train(
     accumulate: Annotated[int, typer.Option(help="Micro-batches a step.", min=1)] = 1,
     clip_norm: Annotated[float | None, typer.Option(help="The largest global gradient norm.")] = None,
     clip_value: Annotated[float | None, typer.Option(help="The largest gradient element.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the order of the samples.", min=0)] = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Write checkpoints here, and continue from it if it is there.")
     ] = None,
@@ -62,14 +62,18 @@ def train(
     import onnxgrad
 
     from ..compiler import schedules
+    from ..compiler.save import check_writable
     from ..passes.errors import InputError
     from ..runtime.batches import Batches
     from .data import load_arrays
     from .progress import TrainingProgress
 
     start = time.perf_counter()
-    if not output.parent.is_dir():
-        raise InputError(f"{output} cannot be written: there is no folder {output.parent}")
+    for path in (output, checkpoint):
+        if path is not None:
+            check_writable(path)
+    if momentum is not None and optimizer is not OptimizerName.sgd:
+        raise InputError(f"--momentum is for --optimizer sgd; {optimizer.value} has none")
     loaded = onnxgrad.load(program)
     if loaded.signature.loss is None:
         raise InputError(f"{program} has no loss to train on; compile it with --loss")
@@ -89,7 +93,7 @@ def train(
     options: dict[str, Any] = {"lr": lr}
     if weight_decay is not None:
         options["weight_decay"] = weight_decay
-    if optimizer is OptimizerName.sgd:
+    if momentum is not None:
         options["momentum"] = momentum
     kinds = {OptimizerName.sgd: onnxgrad.SGD, OptimizerName.adam: onnxgrad.Adam, OptimizerName.adamw: onnxgrad.AdamW}
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import as_wrt, parse_loss, parse_sizes, parse_values
+from .options import as_wrt, beside, parse_loss, parse_sizes, parse_values
 
 _WITH_LOSS = ("value_and_grad", "hvp", "ggnvp", "hessian")
 
@@ -63,10 +63,12 @@ def transform(
 
     import onnxgrad
 
+    from ..compiler.save import check_writable
     from ..passes.errors import InputError
     from .console import result_console, result_table
 
-    target = output or model.with_suffix(f".{kind.value}.onnx")
+    target = output or beside(model, f".{kind.value}.onnx")
+    check_writable(target)
     options: dict[str, object] = {}
     parsed = parse_loss(loss, parse_values(loss_option or [], "--loss-option"))
     if parsed is not None:

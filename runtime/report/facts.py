@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from ...compiler.dims import check_sizes, dims_of_inputs
 from ...compiler.pipeline import PassRecord
 from ...compiler.program import Program
 from ...compiler.signature import Signature
@@ -133,8 +134,9 @@ def gather(
         sizes: of symbolic dims; those of *inputs* come first.
         seed: of the cotangents of outputs that need one, drawn at random.
 
-    Raises InputError for inputs that do not fit, and Error where ONNX Runtime cannot run or profile the graph.
+    Raises InputError for inputs or sizes that do not fit, and Error where ONNX Runtime cannot run or profile the graph.
     """
+    check_sizes("sizes", sizes or {}, dims_of_inputs(program.model.graph))
     known = {**(sizes or {}), **_sizes_of(program.signature, inputs or {})}
     profile: Profile | None = None
     gradients: tuple[GradientFacts, ...] = ()
@@ -148,13 +150,12 @@ def gather(
     position = {node: index for index, node in enumerate(graph)}
     order = execution_order(graph)
     arrays = program.parameters.values()
-    dims = {str(d.value) for v in graph.inputs for d in v.shape or () if not isinstance(d, int) and d.value is not None}
     return Facts(
         title,
         program.model.opset_imports.get("", 0),
         len(program.parameters),
         sum(array.size for array in arrays),
-        {name: known.get(name, NOMINAL_SIZE) for name in sorted(dims)},
+        {name: known.get(name, NOMINAL_SIZE) for name in sorted(dims_of_inputs(graph))},
         nodes,
         tuple(position[node] for node in order),
         tuple(totals_in_bytes(graph, known, order)),

@@ -49,7 +49,7 @@ def _unpack_input(
         return parts
     if kind == "sequence_type":
         assert isinstance(data, list)
-        inner = value.type.sequence_type.elem_type
+        inner = _of_any_size(value.type.sequence_type.elem_type)
         if not data:
             nodes.append(helper.make_node("SequenceEmpty", [], [value.name], dtype=inner.tensor_type.elem_type))
             return []
@@ -73,7 +73,8 @@ def _unpack_output(
         assert isinstance(data, list)
         parts = []
         for index, item in enumerate(data):
-            part = helper.make_value_info(f"{value.name}.{index}", value.type.sequence_type.elem_type)
+            inner = _of_any_size(value.type.sequence_type.elem_type)
+            part = helper.make_value_info(f"{value.name}.{index}", inner)
             position = numpy_helper.from_array(np.array(index))
             graph.node.append(helper.make_node("Constant", [], [f"{part.name}.position"], value=position))
             graph.node.append(helper.make_node("SequenceAt", [value.name, f"{part.name}.position"], [part.name]))
@@ -81,6 +82,16 @@ def _unpack_output(
         return parts
     result[value.name] = data
     return [_with_shape(value, data)]
+
+
+def _of_any_size(element: onnx.TypeProto) -> onnx.TypeProto:
+    """Without the names of dims: what stands for one size in a sequence's type is of each element another."""
+    result = onnx.TypeProto()
+    result.CopyFrom(element)
+    for dim in result.tensor_type.shape.dim:
+        if dim.dim_param:
+            dim.Clear()
+    return result
 
 
 def _with_shape(value: onnx.ValueInfoProto, data: Data) -> onnx.ValueInfoProto:

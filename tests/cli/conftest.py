@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 import pytest
 
 import onnxgrad
+from tests.cli.running import Finished, contents
 from tests.compiler.forward_models import mlp, random
 
 
@@ -35,3 +37,16 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "data.npz"
     np.savez(path, x=x, labels=labels)
     return path
+
+
+@pytest.fixture
+def unchanged(tmp_path: Path) -> Callable[[Callable[[], Finished]], Finished]:
+    """Runs a command after which every file must be what it was before."""
+
+    def check(command: Callable[[], Finished]) -> Finished:
+        before = contents(tmp_path)
+        finished = command()
+        assert contents(tmp_path) == before
+        return finished
+
+    return check

@@ -11,8 +11,7 @@ import onnx
 import pytest
 
 import onnxgrad
-from tests.cli.running import run
-from tests.cli.test_bad_input import contents, refused
+from tests.cli.running import contents, refused, run
 from tests.compiler.forward_models import mlp, parse, random
 
 QUICK = ("--rounds", "2", "--threads", "1")
@@ -101,7 +100,7 @@ def test_what_is_refused(
         ((model,), "is no joint graph: its metadata has no 'onnxgrad.signature'. Compile it first: onnxgrad compile"),
         ((tmp_path / "gone.onnx",), "There is no file"),
         ((tmp_path / "text.onnx",), "is not a"),
-        ((program, "--dim", "bach=3"), "No input has a symbolic dim 'bach'; nearest: batch"),
+        ((program, "--dim", "bach=3"), "no input has a symbolic dim 'bach'; nearest: batch"),
         ((program, "--inputs", tmp_path / "gone.npz"), "There is no file"),
         ((program, "--inputs", tmp_path / "other.npz"), "Input 'x' has shape [8, 5]"),
         ((program, "--inputs", tmp_path / "classes.npz"), "An index or label is out of range"),

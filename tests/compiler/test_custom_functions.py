@@ -197,12 +197,34 @@ def test_a_pair_that_does_not_fit(signature: str, message: str) -> None:
         onnxgrad.compile(model(functions))
 
 
+@pytest.mark.parametrize("rows", ["N", "4"])
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("ReduceSum <keepdims = 0> (dy)", r"for input 0, FLOAT\[\w,3\], a cotangent of shape \[\]"),
+        ("Concat <axis = 1> (dy, dy)", r"a cotangent of shape \[\w,6\]; it has the shape of the input"),
+        ("Cast <to = 7> (dy)", "a cotangent of INT64; it is a float tensor"),
+    ],
+)
+def test_a_pair_of_the_wrong_shape_or_dtype(result: str, message: str, rows: str) -> None:
+    broken = onnx.parser.parse_model(f"""
+        <ir_version: 10, opset_import: ["" : 20, "my.ops" : 1]>
+        g (float[{rows}, 3] x) => (float[{rows}, 3] y) {{ y = my.ops.F (x) }}
+        <domain: "my.ops", opset_import: ["" : 20]> F (x) => (y) {{ y = Tanh (x) }}
+        <domain: "my.ops", opset_import: ["" : 20]> F_vjp (x, y, dy) => (dx) {{ dx = {result} }}""")
+    broken.functions[1].name = "F.vjp"
+    with pytest.raises(onnxgrad.Error, match=message):
+        onnxgrad.compile(broken, wrt="inputs")
+
+
 def test_a_rule_of_the_wrong_count_shape_or_dtype() -> None:
     sigmoid = parse("g (float[3, 4] x) => (float[3, 4] y) { y = Sigmoid (x) }")
     wrong = {
         "2 cotangents": lambda n, dy: (lambda: dy, lambda: dy),
         r"\[4, ?3\]": lambda n, dy: lambda: dy.transpose([1, 0]),
         "it is a float tensor": lambda n, dy: lambda: n.op.Cast(dy, to=onnx.TensorProto.INT64),
+        "for input 0 a int; a cotangent is what operators on tensors give": lambda n, dy: lambda: 3,
+        "gave a Tensor; a rule returns for each input a function": lambda n, dy: dy,
     }
     for message, function in wrong.items():
         rules = onnxgrad.Registry(onnxgrad.BUILTIN_RULES)

@@ -168,7 +168,14 @@ def test_source_lines_that_an_exporter_left_are_named() -> None:
         ({"loss": "crossentropy"}, "There is no loss 'crossentropy'; nearest: cross_entropy"),
         ({"free_dims": {"bach": 2}}, "no input has a symbolic dim 'bach'; nearest: batch"),
         ({"free_dims": {"batch": 0}}, "batch=0 is no size"),
+        ({"free_dims": {"batch": "3"}}, "batch=3 is no size"),
+        ({"free_dims": ["batch"]}, "free_dims maps names of dims to sizes"),
+        ({"assume_dims": {"bach": 2}}, "assume_dims: no input has a symbolic dim 'bach'; nearest: batch"),
         ({"opset": 17}, "opset is 18 to 26, not 17"),
+        ({"opset": "20"}, "opset is 18 to 26, not '20'"),
+        ({"wrt": 3}, "Values are named by a string, or by several; 3 is neither"),
+        ({"memory_budget": "4GB"}, "`memory_budget` is a number of bytes, not '4GB'"),
+        ({"checkpoint": []}, "`checkpoint` names nothing"),
     ],
 )
 def test_arguments_that_do_not_fit(arguments: dict[str, Any], message: str) -> None:

@@ -89,6 +89,20 @@ def test_min_keeps_the_narrowest_values() -> None:
     assert list(onnxgrad.compile(model, split=True, residuals=["s"]).residuals) == ["s"]
 
 
+def test_a_change_of_basis_is_computed_again() -> None:
+    """A product with a small constant matrix widens its input, as the tiles of a convolution are; it is no weight."""
+    model = parse(
+        "g (float[N, 4] x) => (float[N, 12] y) { a = MatMul (x, v) b = MatMul (a, basis) y = Mul (b, b) }",
+        {"v": random(4, 3), "basis": random(3, 12)},
+    )
+    split = onnxgrad.compile(model, wrt=["v"], split=True)
+    assert list(split.residuals) == ["a"]
+    seed = {"y": random(2, 12)}
+    _, pullback = split.session().vjp({"x": X})
+    expected = onnxgrad.compile(model, wrt=["v"]).session().grad({"x": X}, seed)
+    np.testing.assert_array_equal(pullback(seed)["v"], expected["v"])
+
+
 def test_many_pullbacks_of_one_forward_run() -> None:
     session = onnxgrad.compile(mlp(), split=True).session()
     outputs, pullback = session.vjp({"x": X})

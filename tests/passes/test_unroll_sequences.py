@@ -107,3 +107,35 @@ def test_what_the_data_decide_stays() -> None:
         i = Cast <to = 7> (m)
         y = SequenceAt (s, i)
     }""") == ["SplitToSequence", "ReduceMin", "Cast", "SequenceAt"]
+
+
+def test_what_must_stay_stays_and_reads_the_element() -> None:
+    graph = """g (float[6,4] x, float[2,4] z) => (float[2,4] y, float[6,4] d) <int64 first = {0}> {
+        s = SequenceConstruct (z)
+        t = SequenceAt (s, first)
+        o = Optional (x)
+        d = OptionalGetElement (o)
+        y = Neg (t)
+    }"""
+    model = parse(graph)
+    UnrollSequences(["t", "d"]).call(model)
+    EliminateDeadCode(["t", "d"]).call(model)
+    assert operators(model) == ["Identity", "Identity", "Neg"]
+    assert {value.name for node in model.graph for value in node.outputs} == {"t", "d", "y"}
+    found = run(model, {"x": X, "z": Z})
+    np.testing.assert_array_equal(found["y"], -Z)
+    np.testing.assert_array_equal(found["d"], X)
+
+
+def test_elements_of_a_map_have_sizes_of_their_own() -> None:
+    """Both are [N] in its body; ONNX Runtime reuses memory of what has one name for another of that name."""
+    graph = """g (float[a] x, float[b] z) => (float[a] y, float[b] u) <int64 first = {0}, int64 second = {1}> {
+        s = SequenceConstruct (x, z)
+        t = SequenceMap (s) <body = body (float[N] e) => (float[N] f) { n = Neg (e) f = Exp (n) }>
+        y = SequenceAt (t, first)
+        u = SequenceAt (t, second)
+    }"""
+    model = parse(graph)
+    UnrollSequences().call(model)
+    EliminateDeadCode().call(model)
+    assert "[N]" not in str(model.graph)

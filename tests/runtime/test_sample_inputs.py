@@ -67,5 +67,5 @@ def test_a_seed_of_the_generator_makes_other_inputs() -> None:
 
 def test_what_cannot_be_made() -> None:
     program = onnxgrad.compile(mlp())
-    with pytest.raises(onnxgrad.InputError, match="No input has a symbolic dim 'bach'; nearest: batch"):
+    with pytest.raises(onnxgrad.InputError, match="no input has a symbolic dim 'bach'; nearest: batch"):
         sample_inputs(program, {"bach": 3})

@@ -1,8 +1,8 @@
 """The table of transformations by export: `python -m tests.transforms.table [PART OF A NAME …]`.
 
 For each export the relative errors of the adjoint identity and of the Hessian's symmetry, how many nodes the tangent
-map adds to each one of the forward model, and the same of the pair of models and of checkpoints; for bert and
-resnet18-like exports also how many residuals there are, and of how many bytes, by strategy.
+map adds to each one of the forward model, and the same of the pair of models and of checkpoints; for exports of a small
+bert and resnet, and for the benchmark's own, also how many residuals there are, and of how many bytes, by strategy.
 """
 
 import sys
@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 
 import onnxgrad
+from benchmarks.export import export_forward
+from benchmarks.workloads import WORKLOADS
 from onnxgrad.passes.memory_of_values import size_in_bytes
 from onnxgrad.passes.partition import dependents, needed_by
 
@@ -60,21 +62,20 @@ def _difference(actual: Arrays, expected: Arrays) -> str:
     return "0" if same else f"{worst_difference(actual, expected):.1e}"
 
 
-def residual_rows(export: Export) -> list[str]:
-    """How much is handed over by strategy, at the batch of 2 that a static export has."""
-    program = onnxgrad.compile(export.to_onnx(export.architecture.build()))
+def residual_rows(name: str, program: onnxgrad.Program) -> list[str]:
+    """How much is handed over by strategy; all sizes are known."""
     rows = []
     for strategy in ("min", "fast"):
         split = program.split(strategy)
         values = {value.name: value for value in split.backward.model.graph.inputs}
         sizes = [size_in_bytes(values[name]) for name in split.residuals]
-        rows.append(f"| {export.name} | {strategy} | {len(sizes)} | {sum(sizes):.0f} |")
+        rows.append(f"| {name} | {strategy} | {len(sizes)} | {sum(sizes):.0f} |")
     graph = program.model.graph
     named = {str(value.name): value for value in (*graph.inputs, *graph.outputs)}
     seeds = [named[port.name] for port in program.signature.inputs_of("grad_output")]
     gradients = [named[port.name] for port in program.signature.outputs_of("gradient")]
     read = [value for value in needed_by(dependents(graph, seeds), gradients) if value.producer() is not None]
-    rows.append(f"| {export.name} | all that is read | {len(read)} | {sum(map(size_in_bytes, read)):.0f} |")
+    rows.append(f"| {name} | all that is read | {len(read)} | {sum(map(size_in_bytes, read)):.0f} |")
     return rows
 
 
@@ -90,7 +91,12 @@ def main(patterns: list[str]) -> None:
     print("\n| export | residuals | values | bytes |\n|---|---|---|---|")
     for export in EXPORTS:
         if export.name in ("bert-dynamo-static", "resnet_basic-dynamo-static"):
-            print("\n".join(residual_rows(export)), flush=True)
+            program = onnxgrad.compile(export.to_onnx(export.architecture.build()))
+            print("\n".join(residual_rows(export.name, program)), flush=True)
+    for name in ("bert", "resnet18"):
+        workload = WORKLOADS[name]
+        program = onnxgrad.compile(export_forward(workload.module(), workload.batch()[0]), loss="cross_entropy")
+        print("\n".join(residual_rows(f"the benchmark's {name}", program)), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,6 @@ from tests.backend.precision import is_float_array
 from .laws import AdjointCheck, Evaluator, both, check_adjoint
 from .test_exports import ALL
 
-EXCEPTIONS = {
-    "node/optional_get_element_optional_tensor": "the pulled-back model asks at run time whether there is an element",
-    "node/optional_get_element_tensor": "the pulled-back model asks at run time whether there is an element",
-    "node/sequence_map_add_2_sequences": "ONNX Runtime reuses memory by a dim's name, which the tensors do not share",
-    "node/sequence_map_identity_1_sequence_1_tensor": "as above",
-    "node/sequence_map_identity_2_sequences": "as above",
-}
 COARSE = 1e-2
 """What float16 gives."""
 
@@ -34,7 +27,7 @@ COARSE = 1e-2
 def selected() -> list[str]:
     """The cases that have second derivatives: a tangent map is the derivative of one of first order."""
     names = [name for name in load_cases() if ALL or zlib.crc32(name.encode()) % 20 == 0]
-    return [name for name in names if reason_for(name, "second") is None and name not in EXCEPTIONS]
+    return [name for name in names if reason_for(name, "second") is None]
 
 
 @pytest.mark.parametrize("name", selected())
