@@ -193,7 +193,8 @@ Seconds from the model to the first gradients: loading and compiling, creating t
 
 {self._cells(lambda result, peer: _first_step_cell(result, peer))}
 
-Of onnxgrad: `compile` is from the forward model's file to the joint graph's, the first in its process.
+Of onnxgrad: `compile` is from the forward model's file to the joint graph's, the first in its process, after the
+imports.
 
 {parts}
 

@@ -21,6 +21,7 @@ from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
 from ..passes.rules.straight_through import STRAIGHT_THROUGH_RULES
 from ..passes.schedule import Schedule
+from .collection import without_garbage_collection
 from .dims import check_sizes, dims_of_inputs
 from .joint import JointBuilder
 from .load import ModelLike, load_model
@@ -34,6 +35,7 @@ from .program import Program
 from .signature import Mode
 
 
+@without_garbage_collection()
 def compile(
     model: ModelLike,
     *,

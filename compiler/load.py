@@ -102,12 +102,45 @@ def _check(proto: onnx.ModelProto, folder: Path | None, name: str, path: Path | 
     try:
         if external and path is not None:
             onnx.checker.check_model(os.fspath(path))
-        elif not external and proto.ByteSize() <= _MAX_CHECKED_BYTES:
-            onnx.checker.check_model(proto)
+        elif not external and (emptied := _with_empty_weights(proto)).ByteSize() <= _MAX_CHECKED_BYTES:
+            onnx.checker.check_model(emptied)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{name} is not a valid ONNX model: {_first_lines(str(error))}") from None
     except Exception as error:
         raise InvalidModelError(f"{name} is not a valid ONNX model: {_first_lines(str(error))}") from error
+
+
+def _with_empty_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """*proto* for the checker, which would copy all weights twice; whether their sizes are right was checked before."""
+    emptied = without_initializers(proto)
+    for tensor in proto.graph.initializer:
+        if tensor.HasField("raw_data") and not any(len(getattr(tensor, field)) for field in _TYPED_FIELDS):
+            emptied.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0], raw_data=b"")
+        else:
+            emptied.graph.initializer.append(tensor)
+    return emptied
+
+
+def without_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of *proto* without the initializers of its graph."""
+    copy = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name != "graph":
+            _set(copy, field.name, value)
+    for field, value in proto.graph.ListFields():
+        if field.name != "initializer":
+            _set(copy.graph, field.name, value)
+    return copy
+
+
+def _set(target: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
+    own = getattr(target, name)
+    if hasattr(own, "extend"):
+        own.extend(value)
+    elif hasattr(own, "CopyFrom"):
+        own.CopyFrom(value)
+    else:
+        setattr(target, name, value)
 
 
 def _check_external(tensor: onnx.TensorProto, folder: Path | None, name: str) -> None:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnx.external_data_helper import load_external_data_for_tensor
 
 from ..passes.errors import InvalidModelError, UnsupportedError
+from .load import without_initializers
 
 ORIGINAL_KEY = "onnxgrad.original"
 
@@ -29,13 +30,7 @@ def keep_original(original: onnx.ModelProto, folder: Path | None, joint: ir.Mode
     Args:
         folder: where the external data of *original* lies, None if it has none.
     """
-    slim = onnx.ModelProto()
-    for field, value in original.ListFields():
-        if field.name != "graph":
-            _copy(slim, field.name, value)
-    for field, value in original.graph.ListFields():
-        if field.name != "initializer":
-            _copy(slim.graph, field.name, value)
+    slim = without_initializers(original)
     initializers = joint.graph.initializers
     for tensor in original.graph.initializer:
         slim.graph.initializer.append(_stub(tensor) if _same(tensor, initializers) else tensor)
@@ -104,16 +99,6 @@ def restore_original(joint: ir.Model, parameters: Mapping[str, np.ndarray]) -> o
             "tuned values cannot be written back into it; choose `wrt` without them"
         )
     return model
-
-
-def _copy(target: onnx.ModelProto | onnx.GraphProto, name: str, value: object) -> None:
-    own = getattr(target, name)
-    if hasattr(own, "extend"):
-        own.extend(value)
-    elif hasattr(own, "CopyFrom"):
-        own.CopyFrom(value)
-    else:
-        setattr(target, name, value)
 
 
 def _stub(tensor: onnx.TensorProto) -> onnx.TensorProto:

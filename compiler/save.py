@@ -15,11 +15,14 @@ import safetensors
 import safetensors.numpy
 
 from ..passes.errors import Error
+from .collection import without_garbage_collection
+from .write import write_protobuf
 
 EXTERNAL_DATA_THRESHOLD = 1 << 30
 """Models whose weights take more bytes than this keep them in a second file (protobuf ends at 2 GB)."""
 
 
+@without_garbage_collection()
 def save_model(model: ir.Model, path: Path) -> None:
     """Write *model* to *path*; large weights go to `<name>.data` beside it. Raises Error when it cannot."""
     weights = sum(
@@ -30,8 +33,8 @@ def save_model(model: ir.Model, path: Path) -> None:
         if weights > EXTERNAL_DATA_THRESHOLD:
             ir.save(model, staged, external_data=f"{path.name}.data")
         else:
-            # Weights that lie in the source model's own external data move into the file.
-            staged.write_bytes(ir.to_proto(_with_data_inside(model)).SerializeToString())
+            with staged.open("wb") as file:
+                write_protobuf(model, file)
 
 
 def save_proto(proto: onnx.ModelProto, path: Path) -> None:
@@ -86,13 +89,3 @@ def staging_folder(path: Path) -> Iterator[Path]:
                 os.replace(staged, path.parent / staged.name)
     except OSError as error:
         raise Error(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _with_data_inside(model: ir.Model) -> ir.Model:
-    if not any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values()):
-        return model
-    model = model.clone()
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
-    return model

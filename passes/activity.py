@@ -14,6 +14,9 @@ from .subgraphs import Iteration, State, captured_values
 _QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
 
 
+_FLOATS = frozenset(dtype for dtype in ir.DataType if dtype.is_floating_point() and dtype.bitwidth >= 16)
+
+
 @dataclass(frozen=True)
 class Activity:
     """The differentiated path.
@@ -117,7 +120,7 @@ def where_the_path_breaks(graph: ir.Graph, source: ir.Value, rules: Registry) ->
 
 def is_float(value: ir.Value) -> bool:
     """Whether *value* can carry a gradient: a float tensor, or one of a type that inference could not tell."""
-    return value.dtype is None or (value.dtype.is_floating_point() and value.dtype.bitwidth >= 16)
+    return value.dtype is None or value.dtype in _FLOATS
 
 
 def _carries_floats(value: ir.Value) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -13,8 +14,20 @@ class FreshNames:
     """Gives names that no value and no node of *graphs* and their subgraphs bears, and none that was given before."""
 
     def __init__(self, *graphs: ir.Graph) -> None:
-        self._counts = {value.name or "": 0 for graph in graphs for value in values_in(graph)}
-        self._counts.update({node.name or "": 0 for graph in graphs for each in all_graphs(graph) for node in each})
+        self._graphs = graphs
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        """The names that are taken, each with the last number that was tried after it; found when one is asked for."""
+        counts: dict[str, int] = {}
+        for graph in self._graphs:
+            for each in all_graphs(graph):
+                nodes = list(each)
+                counts.update((node.name or "", 0) for node in nodes)
+                counts.update((value.name or "", 0) for node in nodes for value in node.outputs)
+                counts.update((value.name or "", 0) for value in each.inputs)
+                counts.update(dict.fromkeys(each.initializers, 0))
+        return counts
 
     def fresh(self, stem: str) -> str:
         """*stem* if it is free, or else *stem* with a number."""

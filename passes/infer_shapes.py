@@ -10,6 +10,7 @@ from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes
 
 from .classical_shapes import registry
 from .errors import Error, InvalidModelError, describe
+from .known_results import KnownResults, question_of
 from .sequence_shapes import describe_lists
 from .subgraphs import Iteration, all_graphs
 
@@ -25,6 +26,7 @@ class NodeInference:
     def __init__(self, graph: ir.Graph, opset: int) -> None:
         registry.collect()
         self._opset = opset
+        self._known = KnownResults()
         self._context = ShapeInferenceContext({"": opset})
         self._context.reserve_symbol_names(_symbols_in(graph))
 
@@ -33,6 +35,9 @@ class NodeInference:
 
         Raises InvalidModelError when the inputs do not fit the operator.
         """
+        question = question_of(node)
+        if question is not None and self._known.recall(node, question):
+            return
         function = registry.get(node.domain, node.op_type, version=self._opset)
         if function is None:
             return
@@ -46,6 +51,8 @@ class NodeInference:
             raise InvalidModelError(f"The inputs of {describe(node)} do not fit it ({inputs}): {error}") from error
         _correct(node)
         _without_ceilings(node)
+        if question is not None:
+            self._known.remember(node, question)
 
 
 class InferShapes(ir.passes.InPlacePass):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 import onnx
 import onnx_ir as ir
 
 from .errors import InputError, InvalidModelError, UnsupportedError, describe
-from .older_forms import Form, form_at
+from .older_forms import form_at
+from .subgraphs import all_graphs
 from .tape import CANONICAL_OPSET
 
 LOWEST_OPSET = 18
 """The lowest opset that is written; its forms of the operators are those of the canonical one, nearly all."""
+
+_Formal = onnx.defs.OpSchema.FormalParameter
 
 _IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 
@@ -40,7 +42,7 @@ class LowerOpset(ir.passes.InPlacePass):
         self._target = target
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        nodes = [node for node in model.graph.all_nodes() if _is_standard(node)]
+        nodes = [node for graph in all_graphs(model.graph) for node in graph if _is_standard(node)]
         needed = {node: lowest_opset(node) for node in nodes}
         invalid = [node for node, opset in needed.items() if opset is None]
         if invalid:
@@ -76,13 +78,13 @@ def _is_standard(node: ir.Node) -> bool:
 
 def _write(node: ir.Node, opset: int) -> None:
     """Give *node* its form of *opset*, without the attributes that came later, which have their defaults."""
-    form, schema = form_at(node, opset), _schema(node.op_type, opset)
+    form, known = form_at(node, opset), _attributes(node.op_type, opset)
     assert form is not None
-    assert schema is not None
-    for name in set(node.attributes) - (set(form.attributes) & set(schema.attributes)):
-        del node.attributes[name]
+    if form.attributes or node.attributes:
+        for name in set(node.attributes) - (set(form.attributes) & known):
+            del node.attributes[name]
     for name, value in form.attributes.items():
-        if name in schema.attributes and (name not in node.attributes or node.attributes[name].value != value):
+        if name in known and (name not in node.attributes or node.attributes[name].value != value):
             node.attributes[name] = ir.convenience.convert_attribute(name, value)
     dropped = node.inputs[len(form.inputs) :]
     node.resize_inputs(len(form.inputs))
@@ -106,59 +108,49 @@ def _objection(node: ir.Node, opset: int) -> str | None:
     if len(node.outputs) > schema.max_output:
         return f"it has {len(node.outputs)} outputs; the operator gives up to {schema.max_output}"
     for name, value in form.attributes.items():
-        if name not in schema.attributes and not _is_default(node.op_type, name, value):
+        if name not in _attributes(node.op_type, opset) and not _is_default(node.op_type, name, value):
             return f"the operator has no attribute {name!r}"
         if isinstance(value, str) and opset < _VALUES_SINCE.get((node.op_type, name, value), 0):
             return f"{name}={value!r} came later"
-    return _wrong_type(form, node, schema)
+    values = (*form.inputs, *node.outputs)
+    wrong = _wrong_type(node.op_type, schema.since_version, len(form.inputs), tuple(map(_tensor_type, values)))
+    return None if wrong is None else wrong.format(*("" if value is None else value.name for value in values))
 
 
-def _wrong_type(form: Form, node: ir.Node, schema: onnx.defs.OpSchema) -> str | None:
-    """What is wrong with the types: one that is not allowed, or two for what has to be of one type."""
-    allowed = _allowed_types(schema.name, schema.since_version)
-    bound: dict[str, tuple[str, str | None]] = {}
-    inputs, outputs = _formals(schema.name, schema.since_version)
-    for value, formal in (*_pairs(form.inputs, inputs), *_pairs(node.outputs, outputs)):
-        if value is None or value.dtype is None or not isinstance(value.type, ir.TensorType):
+def _tensor_type(value: ir.Value | None) -> ir.DataType | None:
+    return value.dtype if value is not None and isinstance(value.type, ir.TensorType) else None
+
+
+@cache
+def _wrong_type(op_type: str, version: int, inputs: int, types: tuple[ir.DataType | None, ...]) -> str | None:
+    """What is wrong with the types: one that is not allowed, or two for what has to be of one type.
+
+    Args:
+        inputs: how many of the types are those of inputs; the others are those of outputs.
+
+    Returns:
+        the objection, with a format field in the place of each value's name.
+    """
+    schema = onnx.defs.get_schema(op_type, version, "")
+    allowed = {each.type_param_str: frozenset(each.allowed_type_strs) for each in schema.type_constraints}
+    formals = [*_formals(schema.inputs, inputs), *_formals(schema.outputs, len(types) - inputs)]
+    bound: dict[str, tuple[str, int]] = {}
+    for index, (dtype, formal) in enumerate(zip(types, formals, strict=True)):
+        if dtype is None or formal is None:
             continue
-        name, parameter = _type_string(value.dtype), formal.type
+        name, parameter = _type_string(dtype), formal.type_str
         if name not in allowed.get(parameter, (parameter,)):
-            return f"{value.name!r}, its {formal.name}, is {name}, which the operator does not allow"
+            return f"{{{index}!r}}, its {formal.name}, is {name}, which the operator does not allow"
         if parameter in allowed and formal.is_homogeneous:
-            other, first = bound.setdefault(parameter, (name, value.name))
+            other, first = bound.setdefault(parameter, (name, index))
             if other != name:
-                return f"{value.name!r} is {name} and {first!r} is {other}, which have to be of one type"
+                return f"{{{index}!r}} is {name} and {{{first}!r}} is {other}, which have to be of one type"
     return None
 
 
-class _Formal(NamedTuple):
-    """What a schema says of an input or output; read once, as the schema copies it each time."""
-
-    name: str
-    type: str
-    is_homogeneous: bool
-
-
-@cache
-def _formals(op_type: str, version: int) -> tuple[list[_Formal], list[_Formal]]:
-    schema = onnx.defs.get_schema(op_type, version, "")
-    inputs, outputs = [
-        [_Formal(formal.name, formal.type_str, formal.is_homogeneous) for formal in formals]
-        for formals in (schema.inputs, schema.outputs)
-    ]
-    return inputs, outputs
-
-
-@cache
-def _allowed_types(op_type: str, version: int) -> Mapping[str, frozenset[str]]:
-    constraints = onnx.defs.get_schema(op_type, version, "").type_constraints
-    return {constraint.type_param_str: frozenset(constraint.allowed_type_strs) for constraint in constraints}
-
-
-def _pairs(values: Sequence[ir.Value | None], formals: Sequence[_Formal]) -> Iterator[tuple[ir.Value | None, _Formal]]:
-    """Each value with what the schema says of it; the last entry of the schema may stand for many values."""
-    if formals:
-        yield from ((value, formals[min(index, len(formals) - 1)]) for index, value in enumerate(values))
+def _formals(declared: Sequence[_Formal], count: int) -> list[_Formal | None]:
+    """What the schema says of each of *count* inputs or outputs; its last entry may stand for many."""
+    return [declared[min(index, len(declared) - 1)] if declared else None for index in range(count)]
 
 
 def _is_default(op_type: str, name: str, value: object) -> bool:
@@ -171,6 +163,12 @@ def _is_default(op_type: str, name: str, value: object) -> bool:
 
 
 @cache
+def _attributes(op_type: str, opset: int) -> frozenset[str]:
+    schema = _schema(op_type, opset)
+    return frozenset() if schema is None else frozenset(schema.attributes)
+
+
+@cache
 def _schema(op_type: str, opset: int) -> onnx.defs.OpSchema | None:
     try:
         return onnx.defs.get_schema(op_type, opset, "")
@@ -178,7 +176,6 @@ def _schema(op_type: str, opset: int) -> onnx.defs.OpSchema | None:
         return None
 
 
-@cache
 def _type_string(dtype: ir.DataType) -> str:
     names = {ir.DataType.FLOAT: "float", ir.DataType.DOUBLE: "double"}
     return f"tensor({names.get(dtype, dtype.name.lower())})"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """The attributes and inputs that a node has in some opset."""
 
     attributes: Mapping[str, Any]
@@ -41,7 +39,7 @@ def _grid_sample_16(form: Form) -> Form | None:
         return None
     mode = form.attributes.get("mode", "linear")
     mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
-    return replace(form, attributes={**form.attributes, "mode": mode})
+    return Form({**form.attributes, "mode": mode}, form.inputs)
 
 
 def _group_normalization_18(_: Form) -> None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -55,15 +56,16 @@ def estimate_peak(
     order = execution_order(graph) if order is None else order
     if not order:
         return PeakMemory(0, "", ())
-    totals = totals_in_bytes(graph, sizes, order)
+    lifetimes = Lifetimes(graph, sizes)
+    totals = lifetimes.totals(order)
     most = max(totals)
-    again = _Lifetimes(graph, order, sizes or {})
+    again = _Execution(lifetimes)
     for node in order[: totals.index(most)]:
         again.execute(node)
     node = order[totals.index(most)]
-    again.start(node)
+    again.start(lifetimes.demands[node])
     live = [(str(value.name), size) for value, size in again.live.items()]
-    live.append((f"workspace of {node.name}", again.workspace(node)))
+    live.append((f"workspace of {node.name}", lifetimes.demands[node].workspace))
     largest = sorted((item for item in live if item[1]), key=lambda item: (-item[1], item[0]))
     return PeakMemory(most, node.name or node.op_type, tuple(largest))
 
@@ -77,21 +79,68 @@ def totals_in_bytes(
 ) -> list[int]:
     """What lives while each node of *order* is executed, with or without graph *outputs*; see `estimate_peak`."""
     order = execution_order(graph) if order is None else order
-    lifetimes = _Lifetimes(graph, order, sizes or {}, outputs=outputs)
-    return [lifetimes.execute(node) for node in order]
+    return Lifetimes(graph, sizes, outputs=outputs).totals(order)
 
 
-class _Lifetimes:
-    def __init__(
-        self, graph: ir.Graph, order: Iterable[ir.Node], sizes: Mapping[str, int], *, outputs: bool = True
-    ) -> None:
-        self.sizes = sizes
-        self.counts_outputs = outputs
-        self.outputs = frozenset(graph.outputs)
-        self.reads = Counter(value for node in order for value in _read(node))
+class _Demand(NamedTuple):
+    """What one node does to the memory, whenever it is executed.
+
+    Attributes:
+        source: the input whose memory the first output may be in, None if it must have its own.
+        is_view: whether it always is; otherwise only if nothing else reads that memory any more.
+        workspace: bytes beside the inputs and outputs.
+    """
+
+    reads: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+    source: ir.Value | None
+    is_view: bool
+    workspace: int
+
+
+class Lifetimes:
+    """What the memory of the values of *graph* depends on, whatever the order of its nodes; see `estimate_peak`.
+
+    Attributes:
+        bytes: of each value that a node computes; none for a view of a graph input or an initializer.
+        reads: how often nodes read each value, and once more for an output of the graph.
+    """
+
+    def __init__(self, graph: ir.Graph, sizes: Mapping[str, int] | None = None, *, outputs: bool = True) -> None:
+        kept = frozenset(graph.outputs)
+        self.bytes: dict[ir.Value, int] = {}
+        self.reads = Counter(kept)
+        self.demands: dict[ir.Node, _Demand] = {}
+        for node in graph:
+            given = node.domain == "" and node.op_type in VIEWS and node.inputs[0] not in self.bytes
+            for output in node.outputs:
+                size = 0 if given or (output in kept and not outputs) else size_in_bytes(output, sizes)
+                self.bytes[output] = 0 if math.isinf(size) else int(size)
+            demand = self.demands[node] = self._demand(node, kept)
+            self.reads.update(demand.reads)
+
+    def totals(self, order: Iterable[ir.Node]) -> list[int]:
+        """The bytes that live while each node of *order* is executed."""
+        execution = _Execution(self)
+        return [execution.execute(node) for node in order]
+
+    def _demand(self, node: ir.Node, kept: frozenset[ir.Value]) -> _Demand:
+        reads = tuple(value for value in (*node.inputs, *captured_values(node)) if value is not None)
+        first, op_type = node.outputs[0], node.op_type
+        may_share = node.domain == "" and (op_type in VIEWS or op_type in IN_PLACE) and first not in kept
+        source = node.inputs[0] if may_share and node.inputs else None
+        workspace = int(WORKSPACE.get(op_type, 0) * self.bytes[first])
+        return _Demand(reads, tuple(node.outputs), source, op_type in VIEWS, workspace)
+
+
+class _Execution:
+    """The nodes being executed one by one."""
+
+    def __init__(self, lifetimes: Lifetimes) -> None:
+        self.lifetimes = lifetimes
         self.memory: dict[ir.Value, ir.Value] = {}
         """The owner of the memory of each value that was computed."""
-        self.pending: Counter[ir.Value] = Counter()
+        self.pending: dict[ir.Value, int] = {}
         """By owner, the reads that are still to come, of all views."""
         self.live: dict[ir.Value, int] = {}
         """By owner, the bytes."""
@@ -99,52 +148,40 @@ class _Lifetimes:
 
     def execute(self, node: ir.Node) -> int:
         """Start *node* and end it; how many bytes it had in between."""
-        self.start(node)
-        most = self.total + self.workspace(node)
-        owners = [self.memory[value] for value in _read(node) if value in self.memory]
-        self.pending.subtract(owners)
-        for owner in {*owners, *(self.memory[output] for output in node.outputs)}:
-            if self.pending[owner] == 0:
-                self.total -= self.live.pop(owner)
+        demand = self.lifetimes.demands[node]
+        self.start(demand)
+        most = self.total + demand.workspace
+        for value in demand.reads:
+            owner = self.memory.get(value)
+            if owner is not None:
+                self.pending[owner] -= 1
+                self.release_unread(owner)
+        for output in demand.outputs:
+            self.release_unread(self.memory[output])
         return most
 
-    def start(self, node: ir.Node) -> None:
-        """Take the memory of what *node* computes."""
-        for index, output in enumerate(node.outputs):
-            owner = self.shared(node, output) if index == 0 else None
+    def start(self, demand: _Demand) -> None:
+        """Take the memory of what a node computes."""
+        lifetimes, owner = self.lifetimes, self.shared(demand)
+        for output in demand.outputs:
             if owner is None:
                 owner = output
-                self.live[output] = 0 if self.is_given(node) else self.bytes(output)
-                self.total += self.live[output]
+                self.pending[owner] = 0
+                self.live[owner] = lifetimes.bytes[output]
+                self.total += lifetimes.bytes[output]
             self.memory[output] = owner
-            self.pending[owner] += self.reads[output] + (output in self.outputs)
+            self.pending[owner] += lifetimes.reads.get(output, 0)
+            owner = None
 
-    def is_given(self, node: ir.Node) -> bool:
-        """Whether *node* views a graph input or an initializer."""
-        return node.domain == "" and node.op_type in VIEWS and node.inputs[0] not in self.memory
+    def release_unread(self, owner: ir.Value) -> None:
+        """Give the memory of *owner* back if nothing is to read it any more."""
+        if self.pending[owner] == 0:
+            self.total -= self.live.pop(owner, 0)
 
-    def workspace(self, node: ir.Node) -> int:
-        share = WORKSPACE.get(node.op_type)
-        return 0 if share is None else int(share * self.bytes(node.outputs[0]))
-
-    def shared(self, node: ir.Node, output: ir.Value) -> ir.Value | None:
-        """The owner of the memory that *output* is to share, None if it gets its own."""
-        if node.domain != "" or not node.inputs or output in self.outputs:
-            return None
-        source = node.inputs[0]
-        owner = self.memory.get(source) if source is not None else None
-        if owner is None or node.op_type in VIEWS:
+    def shared(self, demand: _Demand) -> ir.Value | None:
+        """The owner of the memory that the first output shares, None if it gets its own."""
+        owner = None if demand.source is None else self.memory.get(demand.source)
+        if owner is None or demand.is_view:
             return owner
-        if node.op_type not in IN_PLACE or self.pending[owner] > 1 or self.live[owner] != self.bytes(output):
-            return None
-        return owner
-
-    def bytes(self, value: ir.Value) -> int:
-        if value in self.outputs and not self.counts_outputs:
-            return 0
-        size = size_in_bytes(value, self.sizes)
-        return 0 if math.isinf(size) else int(size)
-
-
-def _read(node: ir.Node) -> list[ir.Value]:
-    return [value for value in (*node.inputs, *captured_values(node)) if value is not None]
+        size = self.lifetimes.bytes[demand.outputs[0]]
+        return owner if self.pending[owner] <= 1 and self.live[owner] == size else None

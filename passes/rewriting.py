@@ -29,12 +29,14 @@ class Rewriter:
 
     def __init__(self, model: ir.Model, protected: Collection[str] = ()) -> None:
         self.protected = frozenset(protected)
-        self._model = model
         self._tape = Tape(model.graph, opset=model.opset_imports[""])
+        # Kept, since to walk through a large graph takes longer than to look at the nodes whose operators have rules.
+        self._nodes = [(node.op_type, node) for graph in all_graphs(model.graph) for node in graph if node.domain == ""]
         self._node: ir.Node | None = None
+        self._in_its_place: list[ir.Node] = []
 
     def run(self, rules: Mapping[str, RewriteRule]) -> bool:
-        """Apply *rules*, given by operator; whether the model changed."""
+        """Apply *rules*, given by operator; whether the model changed. Between two runs nothing else may change it."""
         modified = False
         while self._sweep(rules):
             modified = True
@@ -42,22 +44,29 @@ class Rewriter:
 
     def _sweep(self, rules: Mapping[str, RewriteRule]) -> bool:
         modified = False
-        for graph in list(all_graphs(self._model.graph)):
-            for node in list(graph):
-                if node.op_type not in rules or node.domain != "" or node.graph is None:
-                    continue
-                output = node.outputs[0]
-                if output.name in self.protected:
-                    continue
-                self._node = node
-                replacement = rules[node.op_type](self, node)
-                if replacement is None or not self._can_replace(node, replacement):
-                    continue
-                inputs = list(node.inputs)
-                substitute(output, replacement, self.protected)
-                self._remove_unused(inputs)
-                modified = True
+        nodes: list[tuple[str, ir.Node]] = []
+        for op_type, node in self._nodes:
+            if op_type not in rules:
+                nodes.append((op_type, node))
+            elif node.graph is not None:
+                modified |= self._rewrite(node, rules[op_type])
+                nodes += [(each.op_type, each) for each in self._in_its_place]
+        self._nodes = [(op_type, node) for op_type, node in nodes if node.graph is not None] if modified else nodes
         return modified
+
+    def _rewrite(self, node: ir.Node, rule: RewriteRule) -> bool:
+        """Offer *node* to *rule*; whether another value took the place of its output."""
+        output, self._node, self._in_its_place = node.outputs[0], node, []
+        replacement = None if output.name in self.protected else rule(self, node)
+        self._in_its_place.append(node)
+        if replacement is None or not self._can_replace(node, replacement):
+            return False
+        inputs = list(node.inputs)
+        identity = substitute(output, replacement, self.protected)
+        if identity is not None:
+            self._in_its_place.append(identity)
+        self._remove_unused(inputs)
+        return True
 
     def _can_replace(self, node: ir.Node, replacement: ir.Value) -> bool:
         output = node.outputs[0]
@@ -93,6 +102,7 @@ class Rewriter:
             metadata_props=dict(at.metadata_props),
         )
         at.graph.insert_before(at, node)
+        self._in_its_place.append(node)
         self._tape.inference.infer(node)
         return node.outputs[0]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from .execution_order import execution_order, producers_in
-from .peak_memory import totals_in_bytes
+from .execution_order import execution_order_of_file, in_order, producers_in
+from .peak_memory import Lifetimes
 
 
 class Schedule(ir.passes.InPlacePass):
@@ -31,37 +31,36 @@ class Schedule(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        written = list(graph)
+        written = producers_in(graph)
         inner, leaves = _leaves_last(written)
-        candidates = (written, inner + leaves, _shallow_first(inner, leaves) + leaves)
-        orders = [execution_order(graph, nodes) for nodes in candidates]
-        peaks = [max(totals_in_bytes(graph, self._sizes, order), default=0) for order in orders]
+        leaves_last = in_order(written, inner + leaves)
+        shallow_first = in_order(written, _shallow_first(inner, leaves_last) + leaves)
+        candidates = (written, leaves_last, shallow_first)
+        lifetimes = Lifetimes(graph, self._sizes)
+        peaks = [max(lifetimes.totals(execution_order_of_file(reads)), default=0) for reads in candidates]
         best = candidates[peaks.index(min(peaks))]
         if best is not written:
-            graph.remove(written)
             graph.extend(best)
         return ir.passes.PassResult(model, best is not written)
 
 
-def _leaves_last(nodes: Sequence[ir.Node]) -> tuple[list[ir.Node], list[ir.Node]]:
+def _leaves_last(reads: Mapping[ir.Node, Sequence[ir.Node]]) -> tuple[list[ir.Node], list[ir.Node]]:
     """The nodes that others read, and the others, in the opposite order of that in which they could first run."""
-    reads = producers_in(nodes)
     read = {producer for producers in reads.values() for producer in producers}
-    position = {node: index for index, node in enumerate(nodes)}
-    leaves = [node for node in nodes if node not in read]
+    position = {node: index for index, node in enumerate(reads)}
+    leaves = [node for node in reads if node not in read]
     leaves.sort(key=lambda node: (max((position[p] for p in reads[node]), default=-1), position[node]), reverse=True)
-    return [node for node in nodes if node in read], leaves
+    return [node for node in reads if node in read], leaves
 
 
-def _shallow_first(inner: Sequence[ir.Node], leaves: Sequence[ir.Node]) -> list[ir.Node]:
+def _shallow_first(inner: Sequence[ir.Node], reads: Mapping[ir.Node, Sequence[ir.Node]]) -> list[ir.Node]:
     """*inner* with each node behind the shallower ones that some node reads together with it."""
-    reads = producers_in([*inner, *leaves])
     position = {node: index for index, node in enumerate(inner)}
     depth: dict[ir.Node, int] = {}
     before: dict[ir.Node, list[ir.Node]] = {}
     for node, producers in reads.items():
         depth[node] = 1 + max((depth[producer] for producer in producers), default=0)
-        if producers:
+        if len(producers) > 1:
             deepest = max(producers, key=depth.__getitem__)
             before.setdefault(deepest, []).extend(p for p in producers if depth[p] < depth[deepest])
     placed: dict[ir.Node, None] = {}
@@ -72,7 +71,7 @@ def _shallow_first(inner: Sequence[ir.Node], leaves: Sequence[ir.Node]) -> list[
     return list(placed)
 
 
-def _place(node: ir.Node, reads: dict[ir.Node, list[ir.Node]], placed: dict[ir.Node, None]) -> None:
+def _place(node: ir.Node, reads: Mapping[ir.Node, Sequence[ir.Node]], placed: dict[ir.Node, None]) -> None:
     """Append *node* to *placed*, behind what it reads."""
     pending = [node]
     while pending:

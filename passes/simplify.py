@@ -10,6 +10,7 @@ from .eliminate_identities import EliminateIdentities
 from .fold_factors import FoldFactors
 from .fold_transposes import FoldTransposes
 from .merge_views import MergeViews
+from .rewriting import RewritePass, Rewriter
 from .simplify_algebra import SimplifyAlgebra
 
 
@@ -25,10 +26,16 @@ class Simplify(ir.passes.InPlacePass):
 
     def __init__(self, protected: Collection[str] = ()) -> None:
         kinds = (EliminateIdentities, MergeViews, SimplifyAlgebra, FoldTransposes, FoldFactors)
-        self.passes: list[ir.passes.InPlacePass] = [kind(protected) for kind in kinds]
+        self.passes: list[RewritePass] = [kind(protected) for kind in kinds]
+        self._protected = protected
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        rewriter = Rewriter(model, self._protected)
         modified = False
-        while any(step.call(model).modified for step in self.passes):
-            modified = True
+        settled: set[RewritePass] = set()
+        while (step := next((step for step in self.passes if step not in settled), None)) is not None:
+            if rewriter.run(step.rules()):
+                modified = True
+                settled.clear()
+            settled.add(step)
         return ir.passes.PassResult(model, modified)

@@ -7,17 +7,20 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 
-def substitute(old: ir.Value, new: ir.Value, protected: Collection[str] = ()) -> None:
+def substitute(old: ir.Value, new: ir.Value, protected: Collection[str] = ()) -> ir.Node | None:
     """Let every reader of *old* read *new*, and remove the node of *old* when nothing else needs it.
 
     The two hold the same array whenever the graph runs, and *new* is computed before every reader of *old*.
     Where *old* is a graph output, *new* takes over its name; if *new* has to keep a name of its own (it is a
     graph input, an initializer, another output, *protected*, or of an outer graph), an Identity gives the output.
+
+    Returns:
+        that Identity, which follows the node of *old*, if there is one.
     """
     node = old.producer()
     assert node is not None
     assert node.graph is not None
-    graph = node.graph
+    graph, identity = node.graph, None
     if new.shape is None:
         new.shape = old.shape
     if new.type is None:
@@ -36,6 +39,7 @@ def substitute(old: ir.Value, new: ir.Value, protected: Collection[str] = ()) ->
         graph.outputs[:] = [output if value is old else value for value in graph.outputs]
         old.replace_all_uses_with(new)
     remove_if_unused(node)
+    return identity
 
 
 def can_take_name(new: ir.Value, old: ir.Value, protected: Collection[str] = ()) -> bool:
@@ -49,14 +53,16 @@ def can_take_name(new: ir.Value, old: ir.Value, protected: Collection[str] = ())
 
 
 def remove_if_unused(node: ir.Node) -> bool:
-    """Remove *node* from its graph if nothing reads its outputs; with it, what its subgraphs read is let go."""
+    """Remove *node* from its graph if nothing reads its outputs; with it go the nodes of its subgraphs."""
     if any(output.uses() or output.is_graph_output() for output in node.outputs):
         return False
     for attribute in node.attributes.values():
         for subgraph in subgraphs_of(attribute):
-            for inner in subgraph.all_nodes():
+            for inner in list(subgraph.all_nodes()):
                 for index in range(len(inner.inputs)):
                     inner.replace_input_with(index, None)
+                assert inner.graph is not None
+                inner.graph.remove(inner)
     assert node.graph is not None
     for index in range(len(node.inputs)):
         node.replace_input_with(index, None)

@@ -221,17 +221,14 @@ class Tape:
         self.metadata: Mapping[str, str] = {} if outer is None else outer.metadata
         self.prefix: str = "onnxgrad" if outer is None else outer.prefix
         self._outer = outer
+        self._names: FreshNames = FreshNames(graph) if outer is None else outer._names
         self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], Tensor] = {}
 
-    # Both look through the whole graph, which a tape that emits nothing need not.
+    # Looks through the whole graph, which a tape that emits nothing need not.
     @cached_property
     def inference(self) -> NodeInference:
         """What infers the types and shapes of the nodes."""
         return NodeInference(self.graph, self.opset) if self._outer is None else self._outer.inference
-
-    @cached_property
-    def _names(self) -> FreshNames:
-        return FreshNames(self.graph) if self._outer is None else self._outer._names
 
     def body(self, graph: ir.Graph | None = None) -> Tape:
         """A tape for a subgraph of a node of this graph: the body of a Scan or Loop, a branch of an If.

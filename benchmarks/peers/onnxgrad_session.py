@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import onnxgrad
+from onnxgrad import compile as compile_model  # brings the compiler, as the other peers' imports bring theirs
 
 from ..files import WorkloadFiles
 from .peer import LEARNING_RATE, Peer
@@ -24,7 +25,7 @@ class OnnxgradSession(Peer):
 
     def compile(self) -> None:
         """From the forward model's file to the joint graph's."""
-        self._program = onnxgrad.compile(
+        self._program = compile_model(
             self.files.model, loss="cross_entropy", wrt=self.files.initializers(), checkpoint=self.checkpoint
         )
         with tempfile.TemporaryDirectory() as folder:

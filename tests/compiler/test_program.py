@@ -131,7 +131,7 @@ def full(*_: object, **__: object) -> NoReturn:
 
 
 WRITES: dict[str, tuple[object, str]] = {
-    "write": (Path, "write_bytes"),
+    "write": (Path, "open"),
     "flush": (os, "fsync"),
     "move": (os, "replace"),
     "folder": (tempfile, "mkdtemp"),
