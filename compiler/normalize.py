@@ -101,7 +101,9 @@ def _fold(pipeline: Pipeline, rules: Registry, keep: Sequence[str]) -> None:
         branching = any(node.op_type == "If" for node in graph.all_nodes())
         nodes = count_nodes(pipeline.model)
         protected = [str(value.name) for value in find_parameters(graph, rules)] + list(keep)
-        if pipeline.run([FoldConstants(protected), InlineConstantBranches(protected), UnrollSequences(protected)]):
-            pipeline.run([InferShapes()])
+        # Also where nothing was folded: a second inference knows more than the first, through loops for one.
+        pipeline.run(
+            [FoldConstants(protected), InlineConstantBranches(protected), UnrollSequences(protected), InferShapes()]
+        )
         # Shapes are known as branches are chosen, and conditions as shapes are known.
         settled = not branching or count_nodes(pipeline.model) == nodes

@@ -41,16 +41,13 @@ class Pipeline:
         self.records: list[PassRecord] = []
         self._on_pass = on_pass
 
-    def run(self, passes: Iterable[ir.passes.PassBase]) -> bool:
-        """Run *passes* in order; whether any changed the model. An `onnxgrad.Error` of a pass comes out as itself."""
-        changes = [
+    def run(self, passes: Iterable[ir.passes.PassBase]) -> None:
+        """Run *passes* in order; an `onnxgrad.Error` that one raises comes out as itself."""
+        for step in passes:
             self.step(type(step).__name__, lambda step=step: step.call(self.model))  # type: ignore[misc]
-            for step in passes
-        ]
-        return any(changes)
 
-    def step(self, name: str, action: Callable[[], object]) -> bool:
-        """Run *action*, which changes the model in place, as the pass *name*; False if it says that it did not."""
+    def step(self, name: str, action: Callable[[], object]) -> None:
+        """Run *action*, which changes the model in place, as the pass *name*."""
         # Only steps change how many nodes there are.
         before = self.records[-1].nodes_after if self.records else count_nodes(self.model)
         start = time.perf_counter()
@@ -61,7 +58,6 @@ class Pipeline:
         self.records.append(record)
         if self._on_pass is not None:
             self._on_pass(record, self.model)
-        return changed
 
 
 def count_nodes(model: ir.Model) -> int:

@@ -29,8 +29,8 @@ def compile_with(model: Model, keep: Callable[[str], bool], **options: Any) -> o
     """The joint graph, for the parameters and the input, with those optional passes only whose names *keep* accepts."""
 
     class Chosen(Pipeline):
-        def run(self, passes: Iterable[ir.passes.PassBase]) -> bool:
-            return super().run(step for step in _each(passes) if _name(step) in REQUIRED or keep(_name(step)))
+        def run(self, passes: Iterable[ir.passes.PassBase]) -> None:
+            super().run(step for step in _each(passes) if _name(step) in REQUIRED or keep(_name(step)))
 
     wrt = [f"{WEIGHT}*"] if model.x.dtype == np.int64 else [f"{WEIGHT}*", "x"]
     with (
