@@ -91,7 +91,7 @@ def _draw(
         axes.set_axisbelow(True)
         axes.tick_params(colors=_INK, length=0)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
         figure.savefig(path, dpi=110)
 
 
