@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, Self, cast,
 from .compiler import compile as compiler
 from .compiler import program as base
 from .compiler import split as pair
+from .passes.errors import InputError
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -85,6 +86,8 @@ class _Compile(Protocol[P]):
 def _on_runtime(function: Callable[P, base.Program]) -> _Compile[P]:
     @functools.wraps(function)
     def wrapped(*args: Any, split: bool = False, residuals: Residuals = "min", **kwargs: Any) -> Any:
+        if split and kwargs.get("mode") == "accumulate":
+            raise InputError("split=True gives fresh gradients; `pullback.backward` of a session accumulates them")
         if kwargs.get("tune") is True:
             from .runtime.tuning import Tuner
 

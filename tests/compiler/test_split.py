@@ -179,3 +179,8 @@ def test_models_of_two_compilations_do_not_go_together(tmp_path: Path) -> None:
         onnxgrad.SplitProgram.load(tmp_path / "f.onnx", tmp_path / "b2.onnx")
     with pytest.raises(onnxgrad.InputError, match=r"two files"):
         onnxgrad.compile(mlp(), split=True).save(tmp_path / "f.onnx", tmp_path / "f.onnx")
+
+
+def test_accumulation_is_the_pullback_s() -> None:
+    with pytest.raises(onnxgrad.InputError, match=r"`pullback.backward`"):
+        onnxgrad.compile(mlp(), split=True, mode="accumulate")
