@@ -15,8 +15,8 @@ from .memory_of_values import VIEWS, memory_of, size_in_bytes
 
 CHEAP = VIEWS | frozenset(
     "Abs Add And Cast CastLike Ceil Clip DequantizeLinear Div Equal Expand Floor Greater GreaterOrEqual IsInf IsNaN "
-    "Less LessOrEqual Max Min Mul Neg Not Or Reciprocal Relu Round Sign Slice Sub Tile Transpose Trilu Where "
-    "Xor".split()
+    "LayerNormalization Less LessOrEqual Max Min Mul Neg Not Or Reciprocal Relu Round Sign Slice Sub Tile Transpose "
+    "Trilu Where Xor".split()
 )
 """Operators that take hardly longer than writing their output does."""
 MOST_WORK = 2.0
@@ -70,8 +70,8 @@ class _Plan:
 
     @property
     def work(self) -> float:
-        """Bytes that are written again. Transposing is slower than copying."""
-        weights = {"Transpose": 2, **dict.fromkeys(VIEWS, 0)}
+        """Bytes that are written again. Transposing and normalizing are slower than copying."""
+        weights = {"LayerNormalization": 2, "Transpose": 2, **dict.fromkeys(VIEWS, 0)}
         return sum(weights.get(node.op_type, 1) * size_in_bytes(node.outputs[0]) for node in self.repeated)
 
 
@@ -117,7 +117,7 @@ class _Choice:
 
     def by_repeating(self, value: ir.Value, longest: int) -> _Plan:
         node = value.producer()
-        if node is None or longest == 0 or not _is_cheap(node):
+        if node is None or longest == 0 or not _is_cheap(node) or value is not node.outputs[0]:
             return _keep(value)
         plans = [self.best(read, longest - 1) for read in node.inputs if read is not None]
         repeated = dict.fromkeys(earlier for plan in plans for earlier in plan.repeated)
@@ -169,7 +169,7 @@ def _keep(value: ir.Value) -> _Plan:
 
 
 def _copy(node: ir.Node, names: FreshNames) -> ir.Node:
-    (output,) = node.outputs
+    output = node.outputs[0]
     metadata = {**node.metadata_props, PASS: "choose_residuals", RECOMPUTE: node.name or str(output.name)}
     return ir.Node(
         node.domain,

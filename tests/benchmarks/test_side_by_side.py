@@ -52,7 +52,7 @@ def test_measures_and_reports(tmp_path: Path) -> None:
     aims = rows(report, "Aims")
     assert float(aims["overhead of `session.backward`, µs"][1]) > 0
     assert aims["peak memory, to eager"][2] == "yes"
-    assert "500 nodes" in report
+    assert float(rows(report, "Generated residual networks")["500"][0]) > 0
     for chart in ("step.png", "memory.png"):
         assert (tmp_path / chart).stat().st_size > 10_000
 

@@ -178,3 +178,22 @@ def test_values_that_a_subgraph_reads_stay() -> None:
     }""")
     assert recomputed(model) == ["wide.recompute"]
     assert read_by(model, "dc") == ["wide.recompute"]
+
+
+def test_a_normalization_is_computed_again_from_what_its_gradient_needs_in_any_case() -> None:
+    model = choose(
+        """g (float[64, 512] x, float[512] scale, float[512, 4] w, float[64, 4] dy)
+        => (float[64, 4] y, float[512, 4] dw, float[64, 512] dx) {
+            k = Exp (x)
+            n, mean, inverse = LayerNormalization (k, scale)
+            y = MatMul (n, w)
+            dt = Transpose <perm = [1, 0]> (n)
+            dw = MatMul (dt, dy)
+            dc = Sub (k, mean)
+            dx = Mul (dc, inverse)
+        }""",
+        scale=(512,),
+    )
+    assert recomputed(model) == ["n.recompute"]
+    assert read_by(model, "dt") == ["n.recompute"]
+    assert read_by(model, "dc") == ["k", "mean"], "its small outputs are kept"
