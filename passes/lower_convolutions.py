@@ -12,7 +12,7 @@ from .forms import Alternatives
 from .memory_of_values import NOMINAL_SIZE
 from .registry import Registry
 from .rules import BUILTIN_RULES
-from .substitution import substitute
+from .substitution import move_before, substitute
 from .tape import Tape, Tensor
 from .winograd import convolve_in_tiles
 
@@ -57,7 +57,9 @@ class LowerConvolutions(ir.passes.InPlacePass):
         for node in lowered:
             name = node.name or str(node.outputs[0].name)
             tape.at(name, {FORWARD_NODE: name, RULE: node.op_type, **node.metadata_props})
-            result = _emit_before(node, lambda node=node: _lowered(tape, node))  # type: ignore[misc]
+            count = len(graph)
+            result = _lowered(tape, node)
+            move_before(node, count)
             substitute(node.outputs[0], result.value, self._protected)
         return ir.passes.PassResult(model, bool(lowered))
 
@@ -125,15 +127,3 @@ def _lowered(op: Tape, node: ir.Node) -> Tensor:
 
 def _pads(node: ir.Node) -> list[int]:
     return list(node.attributes.get_ints("pads", (0, 0, 0, 0)))
-
-
-def _emit_before(node: ir.Node, emit: Callable[[], Tensor]) -> Tensor:
-    """What *emit* appends to the graph of *node*, moved before it."""
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
-    count = len(graph)
-    result = emit()
-    emitted = graph[count:]
-    graph.remove(emitted)
-    graph.insert_before(node, emitted)
-    return result

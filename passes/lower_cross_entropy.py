@@ -7,7 +7,7 @@ import onnx_ir as ir
 from .differentiate import FORWARD_NODE, RULE
 from .registry import Primal, Registry
 from .rules.losses import negative_log_likelihood
-from .substitution import substitute
+from .substitution import move_before, substitute
 from .tape import Tape
 
 _LOSSES = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
@@ -40,9 +40,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     scores = n.required(0)
     log_prob = scores if node.op_type == "NegativeLogLikelihoodLoss" else op.LogSoftmax(scores, axis=1)
     results = [negative_log_likelihood(n, log_prob), log_prob]
-    emitted = graph[before:]
-    graph.remove(emitted)
-    graph.insert_before(node, emitted)
+    move_before(node, before)
     for old, new in zip(node.outputs, results, strict=False):
         if old.uses() or old.is_graph_output():
             substitute(old, new.value)

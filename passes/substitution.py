@@ -42,6 +42,15 @@ def substitute(old: ir.Value, new: ir.Value, protected: Collection[str] = ()) ->
     return identity
 
 
+def move_before(node: ir.Node, count: int) -> None:
+    """Move what a tape has appended to the graph of *node*, all behind its first *count* nodes, before *node*."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    appended = graph[count:]
+    graph.remove(appended)
+    graph.insert_before(node, appended)
+
+
 def can_take_name(new: ir.Value, old: ir.Value, protected: Collection[str] = ()) -> bool:
     """Whether *new* may be renamed to be the graph output *old*."""
     return (
