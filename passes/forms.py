@@ -1,4 +1,4 @@
-"""Cotangents that can be computed in several exact forms, and the choice of one.
+"""Cotangents, and convolutions with theirs, that can be computed in several exact forms, and the choice of one.
 
 The forms agree up to rounding, and differ in time by up to ten times, depending on sizes and on the device. A rule
 describes them as `Alternatives`; the registry in use chooses (`Registry.choose`). By default that is the form which

@@ -11,7 +11,7 @@ from .differentiate import FORWARD_NODE, RULE, differentiate
 from .forms import Alternatives
 from .memory_of_values import NOMINAL_SIZE
 from .registry import Registry
-from .rules import BUILTIN_RULES
+from .rules import has_builtin_rule
 from .substitution import move_before, substitute
 from .tape import Tape, Tensor
 from .winograd import convolve_in_tiles
@@ -66,7 +66,7 @@ class LowerConvolutions(ir.passes.InPlacePass):
     def _can_be_lowered(self, node: ir.Node) -> bool:
         if node.op_type != "Conv" or node.domain != "" or node.outputs[0].name in self._protected:
             return False
-        if self._rules.get(node) is not BUILTIN_RULES.get(node):
+        if not has_builtin_rule(self._rules, node):
             return False
         x, w = node.inputs[0], node.inputs[1]
         if x is None or x.shape is None or x.dtype not in _WIDE or w is None or w.shape is None:

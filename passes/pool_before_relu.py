@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from .registry import Registry
 from .rewriting import RewritePass, Rewriter, RewriteRule, produced_by, read_once
-from .rules import BUILTIN_RULES
+from .rules import has_builtin_rule
 
 
 class PoolBeforeRelu(RewritePass):
@@ -37,7 +37,7 @@ class PoolBeforeRelu(RewritePass):
         relu = produced_by(activated, "Relu")
         if activated is None or relu is None or not read_once(activated) or activated.name in rewriter.protected:
             return None
-        if any(self._rules.get(each) is not BUILTIN_RULES.get(each) for each in (relu, node)):
+        if not all(has_builtin_rule(self._rules, each) for each in (relu, node)):
             return None
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         pooled = rewriter.emit("MaxPool", relu.inputs[0], **attributes)

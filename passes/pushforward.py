@@ -18,7 +18,7 @@ from .forms import plain_form
 from .fresh_names import FreshNames
 from .linearity import linearity_of
 from .registry import Registry
-from .rules import BUILTIN_RULES
+from .rules import has_builtin_rule
 from .subgraphs import captured_values
 from .substitution import remove_if_unused
 from .symmetry import is_symmetric
@@ -96,8 +96,7 @@ def _steps_of_node(node: ir.Node, active: frozenset[ir.Value], rules: Registry) 
     """Each of the active values that *node* reads occurs in one of them."""
     reads = [value if value is not None and value in active else None for value in _reads(node)]
     given = [value for value in node.outputs if value in active]
-    # A mark on the node, or a rule of the user's, says something else than the operator.
-    plain = rules.get(node) is BUILTIN_RULES.get(node) and (given == [node.outputs[0]] or node.op_type == "Split")
+    plain = has_builtin_rule(rules, node) and (given == [node.outputs[0]] or node.op_type == "Split")
     linear = _linear_inputs(node, reads) if plain else set()
     if linear:
         yield Linear(node, [value if index in linear else None for index, value in enumerate(reads)])

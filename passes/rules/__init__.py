@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from ..registry import Registry
 from . import (
     activations,
@@ -89,3 +91,8 @@ BUILTIN_RULES = Registry(
     writing.rules,
 )
 """Every rule and declaration that onnxgrad ships."""
+
+
+def has_builtin_rule(rules: Registry, node: ir.Node) -> bool:
+    """Whether *rules* know of *node* what onnxgrad ships: no mark on it and no rule of the user's says otherwise."""
+    return rules.get(node) is BUILTIN_RULES.get(node)
