@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import onnx_ir as ir
 
+from ..forms import Alternatives
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
-from .pooling_windows import kernel_over_count, overlap, pooling_windows, spread_average
+from .masking import FEW
+from .pooling_windows import PoolingWindows, kernel_over_count, overlap, pooling_windows, spread_average
+from .pooling_winners import have_winners, to_winners, winners
 from .scattering import add_slices, put_at_flat_positions
 
 rules = Registry()
 
+_INDICES, _WINNERS = "indices", "winners"
+"""The forms of the gradient of MaxPool, by what they keep of it."""
+
 
 @rules.vjp("MaxPool")
 def max_pool(n: Primal, dy: Tensor | None, dindices: None = None) -> Cotangent:
-    """The cotangent of each window goes to the element whose index the forward operator returned."""
+    """The cotangent of each window goes to the first of its largest elements."""
     if dy is None:
         return None
-    x = n.required(0)
+    x, y = n.required(0), n.outputs[0]
 
     def cotangent() -> Tensor:
-        indices = _row_major_indices(n)
-        if overlap(n):
-            flat = x.op.zeros_like(x).reshape([-1])
-            return add_slices(flat, indices.reshape([-1]), dy.reshape([-1]), 0).reshape_like(x)
-        return put_at_flat_positions(x, indices, dy)
+        windows = pooling_windows(n)
+        if n.rules.choose(_max_pool_forms(n, dy, windows)) == _WINNERS:
+            return to_winners(dy, winners(x, y, windows), x, windows)
+        return _to_indices(dy, _row_major_indices(n), x, overlap=overlap(n))
 
     return cotangent
 
@@ -97,6 +103,42 @@ def global_lp_pool(n: Primal, dy: Tensor) -> Cotangent:
     """dx = sign(x) |x|^(p-1) dy y^(1-p); 0 where y is 0."""
     x, y, p = n.required(0), n.outputs[0], n.attr("p", 2)
     return lambda: _norm_slope(x, p) * _over_norm(dy, y, p)
+
+
+def _max_pool_forms(n: Primal, dy: Tensor, windows: Sequence[PoolingWindows]) -> Alternatives:
+    """How to find the largest elements and put the cotangent there, the pooling included, which indices slow down."""
+    attributes = {name: each.value for name, each in n.node.attributes.items() if name != "storage_order"}
+    shared = overlap(n)
+
+    def by_indices(x: Tensor, dy: Tensor) -> Tensor:
+        _, indices = x.op.emit_many("MaxPool", x, outputs=2, **attributes)
+        return _to_indices(dy, indices, x, overlap=shared)
+
+    def by_winners(x: Tensor, dy: Tensor) -> Tensor:
+        return to_winners(dy, winners(x, x.op.MaxPool(x, **attributes), windows), x, windows)
+
+    forms = {_INDICES: by_indices}
+    if have_winners(windows):
+        forms[_WINNERS] = by_winners
+    expected = _WINNERS if _WINNERS in forms and _are_winners_faster(n) else _INDICES
+    operands = (n.required(0), dy)
+    return Alternatives("input gradient of a maximum pool", operands, attributes, forms, expected, plain=_INDICES)
+
+
+def _are_winners_faster(n: Primal) -> bool:
+    """Unless elements are few, or of float64, of which ONNX Runtime has only the kernel that finds indices as well."""
+    x = n.required(0)
+    has_indices = len(n.outputs) > 1 and bool(n.outputs[1].value.name)
+    few = x.static_shape is not None and prod(x.static_shape) <= FEW
+    return not has_indices and not few and x.dtype != ir.DataType.DOUBLE
+
+
+def _to_indices(dy: Tensor, indices: Tensor, like: Tensor, *, overlap: bool) -> Tensor:
+    """Zeros of the shape of *like*, with *dy* added at row-major *indices*."""
+    if not overlap:
+        return put_at_flat_positions(like, indices, dy)
+    flat = like.op.zeros_like(like).reshape([-1])
+    return add_slices(flat, indices.reshape([-1]), dy.reshape([-1]), 0).reshape_like(like)
 
 
 def _row_major_indices(n: Primal) -> Tensor:

@@ -5,14 +5,19 @@ The oracle is PyTorch where it has the form, and finite differences of the opera
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 import torch.nn.functional as F
 
+from onnxgrad.passes.forms import Alternatives
+from onnxgrad.passes.infer_shapes import InferShapes
+from onnxgrad.passes.registry import Registry
 from onnxgrad.passes.rules import BUILTIN_RULES
 
 from .checking import check_edge_values, check_rule, joint_graph, run_runtime
@@ -112,6 +117,76 @@ def test_ties_go_to_the_index_that_max_pool_returned(stride: int) -> None:
         torch_function=lambda x: F.max_pool2d(x, 2, stride),
         finite_differences=False,
     )
+
+
+SIDE_BY_SIDE: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((2, 3, 4, 6), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    ((1, 2, 7, 5), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    ((2, 2, 10, 6), {"kernel_shape": [2, 1], "strides": [3, 2]}),
+    ((1, 2, 4, 8), {"kernel_shape": [1, 3], "strides": [1, 4]}),
+    ((1, 2, 4, 5), {"kernel_shape": [1, 1], "strides": [1, 1]}),
+    ((2, 3, 9), {"kernel_shape": [4], "strides": [4]}),
+    ((1, 2, 4, 2, 6), {"kernel_shape": [2, 2, 3], "strides": [2, 2, 3]}),
+]
+
+
+def by_winners(alternatives: Alternatives) -> str:
+    """The form that compares the elements of a window with its maximum, where there is one."""
+    return "winners" if "winners" in alternatives.forms else alternatives.expected
+
+
+@pytest.mark.parametrize(("shape", "attributes"), [*SIDE_BY_SIDE, *WINDOWS])
+def test_max_pool_by_winners(shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    check_rule(
+        "MaxPool",
+        [sample(*shape)],
+        attributes=attributes,
+        torch_function=lambda x: POOLS[len(shape) - 2][0](x, **torch_options(attributes)),
+        step=1e-6,
+        rules=Registry(BUILTIN_RULES, choose=by_winners),
+    )
+
+
+def pool_model(shape: Sequence[int | str], attributes: dict[str, Any], dtype: str = "float", outputs: int = 1) -> Any:
+    options = ", ".join(f"{name} = {value}" for name, value in attributes.items())
+    results = ", ".join(["y", "i"][:outputs])
+    model = onnx.parser.parse_model(
+        '<ir_version: 13, opset_import: ["": 26]>'
+        f"pool ({dtype}[{', '.join(map(str, shape))}] x) => ({results}) {{ {results} = MaxPool <{options}> (x) }}"
+    )
+    return ir.to_proto(InferShapes()(ir.from_proto(model)).model)
+
+
+@pytest.mark.parametrize("batch", ["batch", 2])
+@pytest.mark.parametrize(("shape", "attributes"), SIDE_BY_SIDE)
+def test_the_winner_of_ties_is_the_first(batch: int | str, shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    joint = joint_graph(pool_model((batch, *shape[1:]), attributes), ["x"], Registry(BUILTIN_RULES, choose=by_winners))
+    assert "ScatterElements" not in {node.op_type for node in joint.graph.node}
+    x = np.random.default_rng(0).integers(0, 3, (2, *shape[1:])).astype(np.float32)
+    tensor = torch.tensor(x, requires_grad=True)
+    y = POOLS[len(shape) - 2][0](tensor, **torch_options(attributes))
+    dy = torch.linspace(-1, 1, y.numel()).reshape(y.shape)
+    (dx,) = run_runtime(joint, {"x": x, "y.grad_output": dy.numpy()})
+    np.testing.assert_array_equal(dx, torch.autograd.grad(y, tensor, dy)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "outputs", "form"),
+    [
+        ((4, 8, 32, 32), "float", 1, "winners"),
+        (("batch", 8, 32, 32), "float16", 1, "winners"),
+        ((4, 8, 32, "width"), "float", 1, "indices"),
+        ((4, 8, 32, 32), "double", 1, "indices"),
+        ((4, 8, 32, 32), "float", 2, "indices"),
+        ((1, 8, 8, 8), "float", 1, "indices"),
+    ],
+)
+def test_which_form_is_expected(shape: tuple[int | str, ...], dtype: str, outputs: int, form: str) -> None:
+    """Winners where elements are many and the indices are not there in any case."""
+    model = pool_model(shape, SIDE_BY_SIDE[0][1], dtype, outputs)
+    operators = {node.op_type for node in joint_graph(model, ["x"], BUILTIN_RULES).graph.node}
+    assert ("ScatterElements" in operators) == (form == "indices")
+    assert ("Where" in operators) == (form == "winners")
 
 
 def test_max_pool_that_gives_its_indices_out() -> None:
