@@ -15,6 +15,7 @@ from ..tape import Tensor
 from .scattering import (
     add_elements,
     add_slices,
+    chosen_elements,
     merge_axes,
     put_at_flat_positions,
     put_slices,
@@ -55,8 +56,15 @@ def _first_of_neighbours(indices: Tensor) -> int | None:
 @rules.vjp("GatherElements", inputs=(0,))
 def gather_elements(n: Primal, dy: Tensor) -> Cotangent:
     """The cotangents of all reads of an element are added up."""
-    x = n.required(0)
-    return lambda: add_elements(n.op.zeros_like(x), n.required(1), dy, n.axis(0))
+    op, x, indices = n.op, n.required(0), n.required(1)
+
+    def cotangent() -> Tensor:
+        chosen = chosen_elements(x, indices, n.axis(0))
+        if chosen is not None:
+            return op.Where(chosen, dy, op.constant(0, dy.dtype))
+        return add_elements(op.zeros_like(x), indices, dy, n.axis(0))
+
+    return cotangent
 
 
 @rules.vjp("GatherND", inputs=(0,), limits="indices of unknown last size, if the rank of the output is unknown, too")

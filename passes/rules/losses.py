@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
-from .scattering import add_slices
+from .scattering import add_slices, chosen_elements
 
 rules = Registry()
 
@@ -29,8 +29,7 @@ def softmax_cross_entropy_loss(n: Primal, dloss: Tensor | None, dlog_prob: Tenso
         if dloss is not None:
             weight = _sample_weight(n, dloss)
             labels = _labels(n).unsqueeze([1])
-            at_label = op.GatherElements(prob, labels, axis=1) - 1
-            terms.append(op.ScatterElements(prob, labels, at_label, axis=1) * weight)
+            terms.append(_less_one_at(labels, prob) * weight)
         if dlog_prob is not None:
             terms.append(dlog_prob - prob * dlog_prob.sum([1], keepdims=True))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
@@ -53,8 +52,11 @@ def negative_log_likelihood_loss(n: Primal, dloss: Tensor) -> Sequence[Cotangent
 
     def cotangent() -> Tensor:
         labels = _labels(n).unsqueeze([1])
-        weight = op.Expand(_sample_weight(n, dloss), labels.sizes())
-        return op.ScatterElements(op.zeros_like(log_prob), labels, -weight, axis=1)
+        weight = -_sample_weight(n, dloss)
+        hot = chosen_elements(log_prob, labels, 1)
+        if hot is not None:
+            return op.Where(hot, weight, op.constant(0, weight.dtype))
+        return op.ScatterElements(op.zeros_like(log_prob), labels, op.Expand(weight, labels.sizes()), axis=1)
 
     return cotangent, None, lambda: _weights_cotangent(n, dloss, log_prob)
 
@@ -74,6 +76,14 @@ def negative_log_likelihood(n: Primal, log_prob: Tensor) -> Tensor:
         case "mean":
             loss = loss.sum() / (n.required(1).count(dtype=loss.dtype) if weights is None else weights.sum())
     return loss.cast(log_prob.dtype)
+
+
+def _less_one_at(labels: Tensor, prob: Tensor) -> Tensor:
+    """*prob* minus the onehot encoding of *labels*, which have a class axis of size 1."""
+    op, hot = prob.op, chosen_elements(prob, labels, 1)
+    if hot is not None:
+        return prob - hot.cast(prob.dtype)
+    return op.ScatterElements(prob, labels, op.GatherElements(prob, labels, axis=1) - 1, axis=1)
 
 
 def _labels(n: Primal) -> Tensor:

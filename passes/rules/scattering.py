@@ -7,6 +7,7 @@ runs on several threads without regard to positions that occur twice, and loses 
 from __future__ import annotations
 
 from itertools import accumulate
+from math import prod
 from operator import mul
 
 import onnx_ir as ir
@@ -14,6 +15,10 @@ import onnx_ir as ir
 from ..tape import Tensor
 from .sizes import join_sizes, size_of
 
+MOST_COMPARED = 64
+"""Beyond so many elements to choose from, scattering is faster than comparing all with the index."""
+LEAST_BEHIND = 64
+"""The fewest elements behind the axis with which ONNX Runtime is fast at broadcasting along it."""
 _NARROW = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
@@ -37,6 +42,23 @@ def add_slices(data: Tensor, positions: Tensor, updates: Tensor, axis: int) -> T
 def put_slices(data: Tensor, positions: Tensor, updates: Tensor, axis: int) -> Tensor:
     """*data* with the slices of *updates* along *axis* put at *positions* (1-D, none twice)."""
     return data.op.ScatterElements(data, _along(positions, updates, axis), updates, axis=axis)
+
+
+def chosen_elements(x: Tensor, indices: Tensor, axis: int) -> Tensor | None:
+    """Which elements of *x* GatherElements reads at *indices*, one of each row along *axis*: bool, of the shape of *x*.
+
+    None where ScatterElements, which runs on one thread, is expected to be faster than such a mask, or *indices* name
+    more or fewer. As ever, ONNX Runtime fails on the CPU where an index is out of range.
+    """
+    size, behind = x.shape[axis], [dim for dim in x.shape[axis + 1 :] if dim != 1]
+    one_each = indices.shape == (*x.shape[:axis], 1, *x.shape[axis + 1 :]) and None not in indices.shape
+    if not one_each or not isinstance(size, int) or size > MOST_COMPARED or not behind:
+        return None
+    if all(isinstance(dim, int) for dim in behind) and prod(behind) < LEAST_BEHIND:
+        return None
+    op = x.op
+    numbers = op.constant(range(size), ir.DataType.UINT8)
+    return op.Gather(numbers, indices, axis=0).equals(numbers.reshape([size, *[1] * (x.rank - axis - 1)]))
 
 
 def flat_positions(x: Tensor) -> Tensor:

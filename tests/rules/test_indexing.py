@@ -10,7 +10,7 @@ import torch
 
 import onnxgrad
 from onnxgrad.passes.errors import UnsupportedError
-from onnxgrad.passes.rules import BUILTIN_RULES
+from onnxgrad.passes.rules import BUILTIN_RULES, scattering
 
 from .checking import check_rule, joint_graph, run_runtime
 
@@ -83,6 +83,21 @@ def test_gather_elements(axis: int, count: int) -> None:
         [sample(3, 3, 3), np.random.default_rng(0).integers(-3, 3, shape)],
         attributes={"axis": axis},
         torch_function=lambda x, indices: torch.gather(x, axis, indices % 3),
+    )
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 2, 4), 1), ((5, 3), 0), ((2, 3, 2, 2), -3)])
+def test_gather_elements_of_one_each(shape: tuple[int, ...], axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the form that compares, where there are few to choose from."""
+    monkeypatch.setattr(scattering, "LEAST_BEHIND", 1)
+    size, one = shape[axis], list(shape)
+    one[axis] = 1
+    indices = np.random.default_rng(0).integers(-size, size, one)
+    check_rule(
+        "GatherElements",
+        [sample(*shape), indices],
+        attributes={"axis": axis},
+        torch_function=lambda x, indices: torch.gather(x, axis, indices % size),
     )
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 
-from .checking import check_rule
+from onnxgrad.passes.rules import BUILTIN_RULES, scattering
+
+from .checking import check_rule, joint_graph, run_runtime
 
 SHAPES = [(3, 4), (2, 4, 3), (2, 3, 2, 2)]
 
@@ -58,6 +61,56 @@ def test_losses(op_type, function, shape, reduction, ignore_index, weighted) -> 
         attributes=attributes_of(reduction, ignore_index),
         torch_function=oracle(function, reduction, ignore_index),
     )
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("ignore_index", [None, -100])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("op_type", "function"),
+    [("SoftmaxCrossEntropyLoss", F.cross_entropy), ("NegativeLogLikelihoodLoss", F.nll_loss)],
+)
+def test_losses_by_comparing(op_type, function, shape, reduction, ignore_index, weighted, monkeypatch) -> None:
+    """In the form for images of few classes."""
+    monkeypatch.setattr(scattering, "LEAST_BEHIND", 1)
+    test_losses(op_type, function, shape, reduction, ignore_index, weighted)
+
+
+@pytest.mark.parametrize("op_type", ["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"])
+@pytest.mark.parametrize(
+    ("scores", "labels", "compares"),
+    [
+        ("n, 8, 16, 16", "n, 16, 16", True),
+        ("n, 8, h, w", "n, h, w", True),
+        ("n, 8, 4, 4", "n, 4, 4", False),
+        ("n, c, 16, 16", "n, 16, 16", False),
+        ("n, 1000, 16, 16", "n, 16, 16", False),
+        ("n, 8", "n", False),
+    ],
+)
+def test_few_classes_of_many_pixels_are_compared(op_type: str, scores: str, labels: str, compares: bool) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 13, opset_import: ["": 26]>'
+        f"loss (float[{scores}] x, int64[{labels}] label) => (float y) {{ y = {op_type} (x, label) }}"
+    )
+    operators = [node.op_type for node in joint_graph(model, ["x"], BUILTIN_RULES).graph.node]
+    assert ("ScatterElements" in operators) != compares
+
+
+@pytest.mark.parametrize("label", [-9, 8, 256])
+def test_a_label_that_is_no_class_fails_in_the_gradient_alone(label: int) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 13, opset_import: ["": 26]>'
+        "loss (float[2, 8, 16, 16] x, int64[2, 16, 16] label) => (float y) { y = SoftmaxCrossEntropyLoss (x, label) }"
+    )
+    (node,) = (joint := joint_graph(model, ["x"], BUILTIN_RULES)).graph.node[:1]
+    joint.graph.node.remove(node)  # the loss itself
+    labels = np.zeros((2, 16, 16), np.int64)
+    labels[1, 3, 5] = label
+    feeds = {"x": np.zeros((2, 8, 16, 16), np.float32), "label": labels, "y.grad_output": np.ones((), np.float32)}
+    with pytest.raises(Exception, match=r"(?i)out of (range|bounds)|within the inclusive range"):
+        run_runtime(joint, feeds)
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
