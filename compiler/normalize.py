@@ -18,6 +18,7 @@ from ..passes.inline_constant_branches import InlineConstantBranches
 from ..passes.inline_functions import InlineFunctions
 from ..passes.lift_constants import LiftConstants
 from ..passes.raise_gelu import RaiseGelu
+from ..passes.raise_group_normalization import RaiseGroupNormalization
 from ..passes.raise_layer_normalization import RaiseLayerNormalization
 from ..passes.raise_softmax import RaiseSoftmax
 from ..passes.raise_swish import RaiseSwish
@@ -81,6 +82,7 @@ def normalize(
         [
             EliminateDeadCode(keep),
             EliminateCommonSubexpressions(protected),
+            RaiseGroupNormalization(keep),
             RaiseLayerNormalization(protected),
             RaiseGelu(protected),
             RaiseSoftmax(protected),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -18,12 +18,12 @@ _WIDE = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
 class WriteInParts(RewritePass):
-    """Write Swish as `x sigmoid(x)`, InstanceNormalization by its mean and variance if these are computed anyway, and
-    Softmax and LogSoftmax along another axis than the last by exponentials and their sum.
+    """Write Swish as `x sigmoid(x)`, group and instance normalizations by mean and variance, the latter if these are
+    computed anyway, and Softmax and LogSoftmax along another axis than the last by exponentials and their sum.
 
-    The parts are those of the VJP rules; EliminateCommonSubexpressions merges the two. ONNX Runtime has no kernel of
-    Swish, takes for an InstanceNormalization as long as for its parts, and for a Softmax five times as long, because it
-    transposes what it reads and what it gives.
+    The parts are those of the VJP rules; EliminateCommonSubexpressions merges the two. ONNX Runtime has no kernels of
+    Swish and GroupNormalization, takes for an InstanceNormalization as long as for its parts, and for a Softmax five
+    times as long, because it transposes what it reads and what it gives.
 
     Requires: the graph is differentiated, shapes are inferred; the opset is the canonical one.
     Guarantees: values change by rounding only. Names of graph outputs stay.
@@ -47,22 +47,58 @@ def instance_normalization(rewriter: Rewriter, node: ir.Node) -> ir.Value | None
     if x is None or x.shape is None or not any(reader.op_type == "ReduceMean" for reader in x.consumers()):
         return None
     rank = len(x.shape)
-    axes = rewriter.ints(list(range(2, rank)))
-
-    def mean(value: ir.Value) -> ir.Value:
-        return rewriter.emit("ReduceMean", value, axes, keepdims=1, noop_with_empty_axes=1)
+    centered, _, inv_std = _statistics(rewriter, node, x, list(range(2, rank)))
 
     def per_channel(value: ir.Value | None) -> ir.Value:
         return rewriter.emit("Unsqueeze", value, rewriter.ints(list(range(1, rank - 1))))
 
-    attribute = node.attributes.get("epsilon")
-    epsilon = rewriter.full(1e-5 if attribute is None else attribute.as_float(), x)
-    centered = rewriter.emit("Sub", x, mean(x))
-    variance = mean(rewriter.emit("Mul", centered, centered))
-    inv_std = rewriter.emit("Reciprocal", rewriter.emit("Sqrt", rewriter.emit("Add", variance, epsilon)))
     normalized = rewriter.emit("Mul", centered, inv_std)
     scaled = normalized if is_filled(scale, 1) else rewriter.emit("Mul", normalized, per_channel(scale))
     return scaled if is_filled(bias, 0) else rewriter.emit("Add", scaled, per_channel(bias))
+
+
+def group_normalization(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    """x factor + shift, with one of each for a channel of a sample."""
+    x, scale, bias = node.inputs
+    if x is None or x.shape is None or x.dtype is None:
+        return None
+    rank, groups = len(x.shape), int_attribute(node, "num_groups", 1)
+    stash = ir.DataType(int_attribute(node, "stash_type", int(ir.DataType.FLOAT)))
+    wide = max(stash, x.dtype, key=lambda dtype: dtype.bitwidth)
+
+    def cast(value: ir.Value | None, dtype: ir.DataType) -> ir.Value | None:
+        return value if value is None or value.dtype == dtype else rewriter.emit("Cast", value, to=dtype)
+
+    def grouped(value: ir.Value | None) -> ir.Value:
+        return rewriter.emit("Reshape", cast(value, wide), rewriter.ints([groups, -1]))
+
+    def per_channel(value: ir.Value) -> ir.Value:
+        return rewriter.emit("Reshape", value, rewriter.ints([0, -1, *[1] * (rank - 2)]))
+
+    exact = cast(x, wide)
+    elements = rewriter.emit("Reshape", exact, rewriter.ints([0, groups, -1]))
+    _, mean, inv_std = _statistics(rewriter, node, elements, [2])
+    factor = rewriter.emit("Mul", inv_std, grouped(scale))
+    shift = rewriter.emit("Sub", grouped(bias), rewriter.emit("Mul", mean, factor))
+    scaled = rewriter.emit("Mul", exact, per_channel(factor))
+    return cast(rewriter.emit("Add", scaled, per_channel(shift)), x.dtype)
+
+
+def _statistics(
+    rewriter: Rewriter, node: ir.Node, x: ir.Value, axes: Sequence[int]
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """x - mean, the mean and 1/std of *x* over *axes*, with the epsilon of *node*."""
+
+    def mean_of(value: ir.Value) -> ir.Value:
+        return rewriter.emit("ReduceMean", value, rewriter.ints(axes), keepdims=1, noop_with_empty_axes=1)
+
+    attribute = node.attributes.get("epsilon")
+    epsilon = rewriter.full(1e-5 if attribute is None else attribute.as_float(), x)
+    mean = mean_of(x)
+    centered = rewriter.emit("Sub", x, mean)
+    variance = mean_of(rewriter.emit("Mul", centered, centered))
+    inv_std = rewriter.emit("Reciprocal", rewriter.emit("Sqrt", rewriter.emit("Add", variance, epsilon)))
+    return centered, mean, inv_std
 
 
 def softmax(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
@@ -113,6 +149,7 @@ def is_filled(value: ir.Value | None, number: float) -> bool:
 
 
 PARTS: dict[str, RewriteRule] = {
+    "GroupNormalization": group_normalization,
     "InstanceNormalization": instance_normalization,
     "LogSoftmax": log_softmax,
     "Softmax": softmax,

@@ -150,27 +150,29 @@ def instance_normalization(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
 
 @rules.vjp("GroupNormalization")
 def group_normalization(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
-    """As LayerNormalization, with the statistics of each group of channels of each sample (arXiv:1803.08494)."""
-    x, scale, bias = n.required(0), n.required(1), n.required(2)
+    """dx = s (g - mean(g) - x̂ mean(g x̂)), g = scale dy, with the statistics of each group of channels of each sample.
+
+    As for LayerNormalization (arXiv:1803.08494). All comes of the sums of dy and of dy x̂ over each channel of each
+    sample: no other tensors of the size of x are read than x and dy.
+    """
+    op, x, scale, bias = n.op, n.required(0), n.required(1), n.required(2)
     wide = max(_stash_dtype(n), x.dtype, key=lambda dtype: dtype.bitwidth)
-    per_channel = _spread_channels(x)
-    others = [axis for axis in range(x.rank) if axis != 1]
-    # Zeros copy the batch size, whatever it is when the graph runs.
-    grouping = n.op.ints([0, n.attr("num_groups"), -1])
-    groups = n.op.Reshape(x.cast(wide), grouping)
+    spatial = list(range(2, x.rank))
+    exact, given = x.cast(wide), dy.cast(wide)
+    groups = _by_groups(n, exact)
     mean, inv_std = statistics(groups, [2], n.attr("epsilon", 1e-5))
-    normalized = (groups - mean) * inv_std
-    exact = dy.cast(wide)
+    factor = inv_std * op.Reshape(scale.cast(wide), op.ints([n.attr("num_groups"), -1]))
+    sums = _by_groups(n, given.sum(spatial))
+    along = (_by_groups(n, (given * exact).sum(spatial)) - mean * sums) * inv_std
 
     def dx() -> Tensor:
-        scaled = n.op.Reshape(exact * per_channel(scale.cast(wide)), grouping)
-        return through_statistics(scaled, normalized, inv_std, [2]).reshape_like(x)
+        count = groups.count([2])
+        slope = (factor * along).sum([2], keepdims=True) * inv_std / count
+        offset = mean * slope - (factor * sums).sum([2], keepdims=True) / count
+        of_channels = op.Reshape(factor, op.ints([0, -1, *[1] * len(spatial)]))
+        return given * of_channels - (groups * slope - offset).reshape_like(x)
 
-    return (
-        dx,
-        lambda: (exact * normalized.reshape_like(x)).sum(others).cast(scale.dtype),
-        lambda: exact.sum(others).cast(bias.dtype),
-    )
+    return dx, lambda: along.sum([0]).reshape_like(scale), lambda: sums.sum([0]).reshape_like(bias)
 
 
 @rules.vjp("MeanVarianceNormalization")
@@ -226,6 +228,12 @@ def _through_rows(rows: ScaledRows, axes: Sequence[int], *, centers: bool) -> Al
         expected="products",
         plain="means",
     )
+
+
+def _by_groups(n: Primal, x: Tensor) -> Tensor:
+    """What has a channel axis, its channels put together: (batch, groups, elements of a group)."""
+    # Zeros copy the batch size, whatever it is when the graph runs.
+    return n.op.Reshape(x, n.op.ints([0, n.attr("num_groups"), -1]))
 
 
 def _kept_statistics(n: Primal, axes: Sequence[int], dtype: ir.DataType) -> tuple[Tensor, Tensor]:
