@@ -76,8 +76,9 @@ def _grouped(groups: ir.Value | None, like: ir.Value | None) -> ir.Value | None:
     if len(groups.shape) != 3 or len(x.shape) < 2 or groups.shape[0] != x.shape[0]:
         return None
     count, channels = groups.shape[1], x.shape[1]
-    known = isinstance(count, int) and isinstance(channels, int) and count > 0
-    return x if known and channels % count == 0 else None
+    if not isinstance(count, int) or not isinstance(channels, int) or count == 0:
+        return None
+    return x if channels % count == 0 else None
 
 
 def _is_per_channel(value: ir.Value | None, x: ir.Value) -> bool:

@@ -11,8 +11,8 @@ from ..forms import Alternatives
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
 from .masking import FEW
-from .pooling_windows import PoolingWindows, kernel_over_count, overlap, pooling_windows, spread_average
-from .pooling_winners import have_winners, to_winners, winners
+from .pooling_windows import kernel_over_count, overlap, pooling_windows, spread_average
+from .pooling_winners import Cells, find_cells, to_winners, winners
 from .scattering import add_slices, put_at_flat_positions
 
 rules = Registry()
@@ -29,9 +29,9 @@ def max_pool(n: Primal, dy: Tensor | None, dindices: None = None) -> Cotangent:
     x, y = n.required(0), n.outputs[0]
 
     def cotangent() -> Tensor:
-        windows = pooling_windows(n)
-        if n.rules.choose(_max_pool_forms(n, dy, windows)) == _WINNERS:
-            return to_winners(dy, winners(x, y, windows), x, windows)
+        cells = find_cells(pooling_windows(n))
+        if n.rules.choose(_max_pool_forms(n, dy, cells)) == _WINNERS and cells is not None:
+            return to_winners(dy, winners(x, y, cells), x, cells)
         return _to_indices(dy, _row_major_indices(n), x, overlap=overlap(n))
 
     return cotangent
@@ -105,7 +105,7 @@ def global_lp_pool(n: Primal, dy: Tensor) -> Cotangent:
     return lambda: _norm_slope(x, p) * _over_norm(dy, y, p)
 
 
-def _max_pool_forms(n: Primal, dy: Tensor, windows: Sequence[PoolingWindows]) -> Alternatives:
+def _max_pool_forms(n: Primal, dy: Tensor, cells: Sequence[Cells] | None) -> Alternatives:
     """How to find the largest elements and put the cotangent there, the pooling included, which indices slow down."""
     attributes = {name: each.value for name, each in n.node.attributes.items() if name != "storage_order"}
     shared = overlap(n)
@@ -114,13 +114,14 @@ def _max_pool_forms(n: Primal, dy: Tensor, windows: Sequence[PoolingWindows]) ->
         _, indices = x.op.emit_many("MaxPool", x, outputs=2, **attributes)
         return _to_indices(dy, indices, x, overlap=shared)
 
-    def by_winners(x: Tensor, dy: Tensor) -> Tensor:
-        return to_winners(dy, winners(x, x.op.MaxPool(x, **attributes), windows), x, windows)
+    forms, expected = {_INDICES: by_indices}, _INDICES
+    if cells is not None:
 
-    forms = {_INDICES: by_indices}
-    if have_winners(windows):
+        def by_winners(x: Tensor, dy: Tensor) -> Tensor:
+            return to_winners(dy, winners(x, x.op.MaxPool(x, **attributes), cells), x, cells)
+
         forms[_WINNERS] = by_winners
-    expected = _WINNERS if _WINNERS in forms and _are_winners_faster(n) else _INDICES
+        expected = _WINNERS if _are_winners_faster(n) else _INDICES
     operands = (n.required(0), dy)
     return Alternatives("input gradient of a maximum pool", operands, attributes, forms, expected, plain=_INDICES)
 

@@ -8,6 +8,7 @@ is, the *winner*, takes one byte to keep.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 
@@ -22,20 +23,39 @@ MOST_TAPS = 16
 """Larger windows would swell the graph."""
 
 
-def have_winners(windows: Sequence[PoolingWindows]) -> bool:
-    """Whether the windows, not many taps each, lie side by side over sizes that are known."""
-    return prod(each.kernel for each in windows) <= MOST_TAPS and all(
-        isinstance(each.size, int)
-        and isinstance(each.count, int)
-        and each.before == 0
-        and each.dilation == 1
-        and each.kernel <= each.stride
-        and 0 < each.count * each.stride <= each.size
-        for each in windows
-    )
+@dataclass(frozen=True)
+class Cells:
+    """How windows lie side by side along one spatial axis. A cell is a window and what lies between it and the next.
+
+    Attributes:
+        size: of the input; *count*: how many cells.
+        kernel, stride: the lengths of a window and of a cell.
+    """
+
+    size: int
+    count: int
+    kernel: int
+    stride: int
+
+    @property
+    def end(self) -> int:
+        """Where the last cell ends."""
+        return self.count * self.stride
 
 
-def winners(x: Tensor, y: Tensor, windows: Sequence[PoolingWindows]) -> Tensor:
+def find_cells(windows: Sequence[PoolingWindows]) -> list[Cells] | None:
+    """The cells along each axis if the windows, not many taps each, lie side by side over sizes that are known."""
+    cells = []
+    for each in windows:
+        side_by_side = each.before == 0 and each.dilation == 1 and each.kernel <= each.stride
+        if not side_by_side or not isinstance(each.size, int) or not isinstance(each.count, int):
+            return None
+        cells.append(Cells(each.size, each.count, each.kernel, each.stride))
+    few = prod(each.kernel for each in cells) <= MOST_TAPS
+    return cells if few and all(0 < each.end <= each.size for each in cells) else None
+
+
+def winners(x: Tensor, y: Tensor, cells: Sequence[Cells]) -> Tensor:
     """The number, from 0, of the tap that each maximum is: uint8, in rows (`_in_rows`).
 
     Of several it is the first, and where none equals the maximum: that of NaN may be NaN, and ONNX Runtime's of nothing
@@ -44,67 +64,61 @@ def winners(x: Tensor, y: Tensor, windows: Sequence[PoolingWindows]) -> Tensor:
     Args:
         x: what was pooled, (batch, channels, *spatial sizes).
         y: the maxima.
-        windows: of each spatial axis; they `have_winners`.
+        cells: along each spatial axis.
     """
-    op, maxima = x.op, _in_rows(y, windows)
-    cells = crop(x, {axis: (0, end) for axis, end in enumerate(_ends(windows), 2) if end != x.shape[axis]})
+    op, maxima = x.op, _in_rows(y, cells)
+    inside = crop(x, {axis: (0, each.end) for axis, each in enumerate(cells, 2) if each.end < each.size})
     winner = op.constant(0, ir.DataType.UINT8)
-    for number, tap in reversed(list(enumerate(_taps(cells, windows)))):
+    for number, tap in reversed(list(enumerate(_taps(inside, cells)))):
         winner = op.Where(tap.equals(maxima), op.constant(number, winner.dtype), winner)
     return winner
 
 
-def to_winners(dy: Tensor, winner: Tensor, like: Tensor, windows: Sequence[PoolingWindows]) -> Tensor:
+def to_winners(dy: Tensor, winner: Tensor, like: Tensor, cells: Sequence[Cells]) -> Tensor:
     """Zeros of the shape of *like*, but *dy* at the winners."""
-    rows = _in_rows(dy, windows)
-    shares = [masked(rows, winner.equals(number)) for number in range(len(_places(windows)))]
-    ends = list(zip(like.shape[2:], _ends(windows), strict=True))
-    cells = _put_together(shares, windows).reshape([-1, *(end for _, end in ends)])
-    return zero_pad(cells, {axis: (0, size - end) for axis, (size, end) in enumerate(ends, 1)}).reshape_like(like)
+    rows = _in_rows(dy, cells)
+    shares = [masked(rows, winner.equals(number)) for number in range(len(_places(cells)))]
+    margins = {axis: (0, each.size - each.end) for axis, each in enumerate(cells, 1)}
+    return zero_pad(_put_together(shares, cells), margins).reshape_like(like)
 
 
-def _in_rows(y: Tensor, windows: Sequence[PoolingWindows]) -> Tensor:
+def _in_rows(y: Tensor, cells: Sequence[Cells]) -> Tensor:
     """A tensor of an element for each window as a matrix: a row for each plane and place along the first axis."""
-    return y.reshape([-1, prod(each.count for each in windows[1:])])
+    return y.reshape([-1, prod(each.count for each in cells[1:])])
 
 
-def _places(windows: Sequence[PoolingWindows]) -> list[tuple[int, ...]]:
+def _places(cells: Sequence[Cells]) -> list[tuple[int, ...]]:
     """Where the taps are in a window."""
-    return list(product(*(range(each.kernel) for each in windows)))
+    return list(product(*(range(each.kernel) for each in cells)))
 
 
-def _ends(windows: Sequence[PoolingWindows]) -> list[int]:
-    """Where the last cell ends along each axis. A cell is a window and what lies between it and the next."""
-    return [each.count * each.stride for each in windows]
-
-
-def _taps(x: Tensor, windows: Sequence[PoolingWindows]) -> list[Tensor]:
+def _taps(x: Tensor, cells: Sequence[Cells]) -> list[Tensor]:
     """What all windows have at each place, in rows.
 
     It is cut apart along one axis after the other, the last one first: a Slice with steps takes twice as long.
     """
     parts: dict[tuple[int, ...], Tensor] = {(): x}
     inner = 1
-    for each in reversed(windows):
+    for each in reversed(cells):
         parts = {
             (index, *place): piece
             for place, part in parts.items()
             for index, piece in enumerate(_split(part.reshape([-1, each.stride * inner]), each.stride)[: each.kernel])
         }
         inner *= each.count
-    return [_in_rows(parts[place], windows) for place in _places(windows)]
+    return [_in_rows(parts[place], cells) for place in _places(cells)]
 
 
 def _split(x: Tensor, count: int) -> Sequence[Tensor]:
     return [x] if count == 1 else x.op.emit_many("Split", x, outputs=count, axis=1, num_outputs=count)
 
 
-def _put_together(taps: Sequence[Tensor], windows: Sequence[PoolingWindows]) -> Tensor:
+def _put_together(taps: Sequence[Tensor], cells: Sequence[Cells]) -> Tensor:
     """The inverse, with zeros between the windows: (planes, *ends)."""
     op = taps[0].op
-    parts = dict(zip(_places(windows), taps, strict=True))
-    inner = prod(each.count for each in windows)
-    for each in windows:
+    parts = dict(zip(_places(cells), taps, strict=True))
+    inner = prod(each.count for each in cells)
+    for each in cells:
         inner //= each.count
         merged = {}
         for place in dict.fromkeys(place[1:] for place in parts):
@@ -112,4 +126,4 @@ def _put_together(taps: Sequence[Tensor], windows: Sequence[PoolingWindows]) -> 
             pieces += [op.zeros_like(pieces[0])] * (each.stride - each.kernel)
             merged[place] = op.Concat(*pieces, axis=1) if len(pieces) > 1 else pieces[0]
         parts = merged
-    return parts[()].reshape([-1, *_ends(windows)])
+    return parts[()].reshape([-1, *(each.end for each in cells)])

@@ -50,11 +50,11 @@ def chosen_elements(x: Tensor, indices: Tensor, axis: int) -> Tensor | None:
     None where ScatterElements, which runs on one thread, is expected to be faster than such a mask, or *indices* name
     more or fewer. As ever, ONNX Runtime fails on the CPU where an index is out of range.
     """
-    size, behind = x.shape[axis], [dim for dim in x.shape[axis + 1 :] if dim != 1]
+    size, behind = x.shape[axis], x.shape[axis + 1 :]
     one_each = indices.shape == (*x.shape[:axis], 1, *x.shape[axis + 1 :]) and None not in indices.shape
-    if not one_each or not isinstance(size, int) or size > MOST_COMPARED or not behind:
-        return None
-    if all(isinstance(dim, int) for dim in behind) and prod(behind) < LEAST_BEHIND:
+    known = [dim for dim in behind if isinstance(dim, int)]
+    long = len(known) < len(behind) or prod(known) >= LEAST_BEHIND
+    if not one_each or not isinstance(size, int) or size > MOST_COMPARED or not behind or not long:
         return None
     op = x.op
     numbers = op.constant(range(size), ir.DataType.UINT8)
