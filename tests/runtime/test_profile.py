@@ -85,7 +85,7 @@ def test_backward_nodes_count_under_their_rule(digits: Recorded) -> None:
     named = starting_with(recorded, "node_conv2d.grad/") + starting_with(recorded, "node_conv2d_1.grad/")
     assert shares["Conv"].backward == pytest.approx(named)
     assert shares["MaxPool"].backward == pytest.approx(starting_with(recorded, "node_max_pool2d.grad/"))
-    assert "ScatterElements" in dict(shares["MaxPool"].kernels)
+    assert "Concat" in dict(shares["MaxPool"].kernels)
     buffers = sum(time for name, time in recorded.items() if name.endswith("/accumulate"))
     assert shares["(gradient buffers)"].backward == pytest.approx(buffers)
 
@@ -95,8 +95,8 @@ def test_forward_nodes_that_the_runtime_merges(digits: Recorded) -> None:
     shares = {share.name: share for share in profile.by_operator()}
     convolutions = [of_forward_node(recorded, name) for name in ("node_conv2d", "node_conv2d_1")]
     assert shares["Conv"].forward == pytest.approx(sum(convolutions))
-    assert shares["Relu"].forward == pytest.approx(recorded["node_relu_1"]), (
-        "behind the pooling; the others run inside of Conv and Gemm"
+    assert shares["Relu"].forward == pytest.approx(recorded["node_relu_1"] + recorded.get("ReorderOutput", 0.0)), (
+        "behind the pooling, in whose blocks the runtime computes it; the others run inside of Conv and Gemm"
     )
     assert profile.merged().keys() == {"Conv + Relu", "Gemm + Relu"}
     assert profile.merged()["Conv + Relu"] == pytest.approx(convolutions[0])
