@@ -22,8 +22,15 @@ def relu(n: Primal, dy: Tensor) -> Cotangent:
 @rules.vjp("LeakyRelu")
 def leaky_relu(n: Primal, dy: Tensor) -> Cotangent:
     """dx = dy where x > 0, else alpha dy."""
-    alpha = n.attr("alpha", 0.01)
-    return lambda: n.op.Where(_positive(n, alpha), dy, dy * alpha)
+    op, alpha = n.op, n.attr("alpha", 0.01)
+
+    def cotangent() -> Tensor:
+        positive = _positive(n, alpha)
+        if 0 < alpha < 1:  # a Where takes ONNX Runtime twice as long
+            return dy * op.Max(positive.cast(dy.dtype), op.constant(alpha, dy.dtype))
+        return op.Where(positive, dy, dy * alpha)
+
+    return cotangent
 
 
 @rules.vjp("PRelu", broadcasts=True)
