@@ -10,6 +10,7 @@ import onnx_ir as ir
 from .blocked_layout import ALIGNMENT, DOMAIN, BlockedLayout, Steps
 from .correlations import CORRELATION, Correlation
 from .eliminate_dead_code import EliminateDeadCode
+from .phases import phases_of
 from .substitution import move_before, substitute
 from .tape import Tape, Tensor
 
@@ -112,14 +113,19 @@ class _Emitter:
     def _conv_transpose(
         self, y: Tensor, w: Tensor, bias: Tensor | None, x: Tensor, steps: Steps, group: int, activation: str | None
     ) -> Tensor | None:
-        spread = _of_spread_signal(x, w, y, steps)
-        if min(*spread.before, *spread.after) < 0:
-            return None
-        if _is_depthwise(w, group):
-            return self._layout.spread_depthwise(y, w, bias, steps.strides, spread, activation)
         many, channels, *kernel = _known(w)
-        if group == 1 and prod(kernel) > 1 and max(steps.strides) == 1 and self._fill_blocks(channels, many):
-            return self._layout.convolve_transposed(y, w, bias, spread, activation)
+        if _is_depthwise(w, group):
+            spread = _of_spread_signal(x, w, y, steps)
+            if min(*spread.before, *spread.after) >= 0:
+                return self._layout.spread_depthwise(y, w, bias, steps.strides, spread, activation)
+        elif (
+            group == max(steps.dilations) == 1 < prod(kernel)
+            and many >= self._block
+            and self._fill_blocks(channels, many)
+        ):
+            phases = phases_of(_known(x, 2), _known(y, 2), kernel, steps.strides, steps.before)
+            if phases is not None:
+                return self._layout.convolve_transposed(y, w, bias, phases, activation)
         return None
 
     def _correlation(self, op: Tape, node: ir.Node, values: Mapping[str, ir.Value]) -> Tensor | None:
@@ -159,7 +165,7 @@ def _is_depthwise(w: Tensor, group: int) -> bool:
 
 
 def _of_spread_signal(x: Tensor, w: Tensor, y: Tensor, steps: Steps) -> Steps:
-    """The steps of the Conv by the reversed kernel that a ConvTranspose of *y* to *x* is, with zeros between elements."""
+    """The steps of the Conv by the reversed kernel that a ConvTranspose of *y* to *x* is, *y* being spread by zeros."""
     before, after = [], []
     for axis in range(2):
         reach = (_known(w, 2)[axis] - 1) * steps.dilations[axis]
