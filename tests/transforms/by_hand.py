@@ -12,7 +12,7 @@ NODES = {
     "Div": 3,  # (da - y db) / b
     "Gelu": 10,  # Φ(x) + x φ(x), of which each is 4 nodes, their sum, and the product with dx
     "LayerNormalization": 10,  # x̂ is 2; (dx - x̂ mean(x̂ dx) - mean(dx)) is 6, and the products with 1/std and the scale
-    "LeakyRelu": 3,  # a mask, a product, a choice
+    "LeakyRelu": 4,  # a mask, a number made of it, a factor of 1 or alpha, a product
     "MaxPool": 2,  # a list, and what is picked from it
     "Pow": 3,  # p x^(p-1) dx
     "Reciprocal": 3,  # -y y dx
