@@ -134,6 +134,26 @@ def test_two_convolutions_of_one_size_are_measured_once(folder: Path) -> None:
     ]
 
 
+def test_the_forms_of_a_pool_are_measured(folder: Path) -> None:
+    """Only where there are two: windows that share elements have indices."""
+    text = """
+        net (float[batch, 2, 16, 16] x) => (float[batch, 2, 4, 4] y) {
+            a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+            y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (a)
+        }
+    """
+    choose, measured = tuner(folder)
+    program = onnxgrad.compile(parse(text), wrt="inputs", tune=choose)
+    assert measured == ["input gradient of a maximum pool, 2×2×16×16 · 2×2×8×8"]
+    (entry,) = json.loads((folder / "tuning.json").read_text())["measured"]
+    assert entry["seconds"].keys() == {"indices", "winners"}
+    x, seed = random(2, 2, 16, 16), random(2, 2, 4, 4, seed=1)
+    tensor = torch.tensor(x, requires_grad=True)
+    pooled = torch.nn.functional.max_pool2d(torch.nn.functional.max_pool2d(tensor, 2), 3, 2, 1)
+    (expected,) = torch.autograd.grad(pooled, tensor, torch.tensor(seed))
+    np.testing.assert_array_equal(program.session().grad({"x": x}, {"y": seed})["x"], expected)
+
+
 def test_what_was_measured_decides_against_what_is_expected(folder: Path) -> None:
     """The times in the cache are turned around; the program then has the other form."""
     choose, _ = tuner(folder)
