@@ -1,8 +1,8 @@
 """The gradient of a MaxPool whose windows share no elements, by comparisons instead of indices.
 
 ONNX Runtime's MaxPool takes up to ten times as long when it gives out indices as well, and scatters on one thread.
-Instead each *tap*, which is what all windows have at one place, is compared with the maxima. Of which tap a maximum
-is, the *winner*, takes one byte to keep.
+Instead each *tap*, which is what all windows have at one place, is compared with the maxima, to find which of them is
+the *winner*. The backward part then reads the input of the pool instead of indices.
 """
 
 from __future__ import annotations
