@@ -35,7 +35,7 @@ def sum_leading(x: Tensor, count: int) -> Tensor:
         return x.sum(range(count))
     if all(dim == 1 for dim in x.shape[:count]):
         return x.squeeze(range(count))
-    rows = x if x.rank == 2 else x.op.Flatten(x, axis=count)
+    rows = x.flatten(count)
     total = x.op.Expand(x.op.constant(1, x.dtype), rows.sizes([0])) @ rows
     return total if x.rank == count + 1 else total.reshape(x.sizes(range(count, x.rank)))
 

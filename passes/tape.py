@@ -174,6 +174,10 @@ class Tensor:
             return self.reshape([dim if isinstance(dim, int) else -1 for dim in other.shape])
         return self.reshape(other.sizes())
 
+    def flatten(self, axis: int) -> Tensor:
+        """A matrix, of whose rows the axes before *axis* are made and of whose columns the others; itself if it is one."""
+        return self if self.rank == 2 and axis == 1 else self.op.Flatten(self, axis=axis)
+
     def expand_like(self, other: Tensor) -> Tensor:
         """Broadcast to the shape of *other*."""
         return self if same_shape(self, other) else self.op.Expand(self, other.sizes())
