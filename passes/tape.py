@@ -175,7 +175,7 @@ class Tensor:
         return self.reshape(other.sizes())
 
     def flatten(self, axis: int) -> Tensor:
-        """A matrix, of whose rows the axes before *axis* are made and of whose columns the others; itself if it is one."""
+        """The matrix whose rows are made of the axes before *axis*, its columns of the others; itself if it is one."""
         return self if self.rank == 2 and axis == 1 else self.op.Flatten(self, axis=axis)
 
     def expand_like(self, other: Tensor) -> Tensor:
