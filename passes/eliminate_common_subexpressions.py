@@ -106,7 +106,7 @@ def _expression(node: ir.Node) -> Hashable | None:
     if RECOMPUTE in node.metadata_props or is_marked(node):
         return None
     attributes = []
-    for name, attribute in sorted(node.attributes.items()):
+    for name, attribute in sorted(node.attributes.data.items()):
         value = _attribute_value(attribute)
         if value is None:
             return None

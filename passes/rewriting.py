@@ -44,14 +44,15 @@ class Rewriter:
 
     def _sweep(self, rules: Mapping[str, RewriteRule]) -> bool:
         modified = False
-        nodes: list[tuple[str, ir.Node]] = []
+        placed: dict[ir.Node, list[ir.Node]] = {}
         for op_type, node in self._nodes:
-            if op_type not in rules:
-                nodes.append((op_type, node))
-            elif node.graph is not None:
+            if op_type in rules and node.graph is not None:
                 modified |= self._rewrite(node, rules[op_type])
-                nodes += [(each.op_type, each) for each in self._in_its_place]
-        self._nodes = [(op_type, node) for op_type, node in nodes if node.graph is not None] if modified else nodes
+                if len(self._in_its_place) > 1:
+                    placed[node] = self._in_its_place
+        if modified or placed:
+            nodes = [each for _, node in self._nodes for each in placed.get(node, (node,)) if each.graph is not None]
+            self._nodes = [(node.op_type, node) for node in nodes]
         return modified
 
     def _rewrite(self, node: ir.Node, rule: RewriteRule) -> bool:
@@ -142,7 +143,11 @@ def first_of(*rules: RewriteRule) -> RewriteRule:
     """The first of *rules* that fits."""
 
     def rule(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
-        return next((value for rule in rules if (value := rule(rewriter, node)) is not None), None)
+        for each in rules:
+            value = each(rewriter, node)
+            if value is not None:
+                return value
+        return None
 
     return rule
 

@@ -27,7 +27,7 @@ from ..attach import attach
 from ..load import ModelLike, load_model
 from ..losses import Loss
 from ..normalize import normalize
-from ..optimize import optimizations
+from ..optimize import optimize
 from ..original import ORIGINAL_KEY
 from ..parameters import as_names, select_outputs, select_prediction, select_wrt
 from ..pipeline import Pipeline
@@ -227,14 +227,8 @@ def finish(pipeline: Pipeline, protected: Collection[str], forward: Collection[s
         protected: names of values that stay, and of initializers that are no constants.
         forward: names of the values that were there before the derivative.
     """
-    pipeline.run(
-        [
-            *optimizations(protected),
-            ChooseResiduals(forward),
-            LowerOpset(opset),
-            Schedule(),
-        ]
-    )
+    optimize(pipeline, protected)
+    pipeline.run([ChooseResiduals(forward), LowerOpset(opset), Schedule()])
 
 
 def written(model: ir.Model, source: ModelLike, to: str | os.PathLike[str] | None) -> ModelLike:
