@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable
 import numpy as np
 import onnx_ir as ir
 
+from .element_types import FLOATS
 from .gradient_marks import is_marked
 from .subgraphs import all_graphs
 from .substitution import can_take_name, remove_if_unused, substitute
@@ -134,7 +135,7 @@ def _attribute_value(attribute: ir.Attr) -> Hashable | None:
 
 def _contents(tensor: ir.TensorProtocol | None) -> Hashable | None:
     """What a constant holds; None if it is too large to compare or may be a weight."""
-    if tensor is None or (tensor.dtype.is_floating_point() and tensor.size > 1):
+    if tensor is None or (tensor.dtype in FLOATS and tensor.size > 1):
         return None
     return _bytes(tensor)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from .element_types import INTEGERS
+
 _FOLLOWING = frozenset(
     "Abs Add And Cast Conv ConvTranspose Cos Div Equal Erf Exp Expand Flatten Gemm Greater GreaterOrEqual Identity "
     "Less LessOrEqual Log MatMul Max Min Mul Neg Not Or Pad Pow Reciprocal ReduceMean ReduceSum Relu Reshape "
@@ -39,7 +41,7 @@ class KnownResults:
         results = []
         for output in node.outputs:
             # What integers hold is inferred too, and a size that has no name yet is another one each time.
-            if output.shape is None or output.dtype is None or output.dtype.is_integer():
+            if output.shape is None or output.dtype is None or output.dtype in INTEGERS:
                 return
             if not known.issuperset(_symbols(output)):
                 return
@@ -57,10 +59,11 @@ def question_of(node: ir.Node) -> Hashable | None:
     for value in node.inputs:
         if value is None:
             inputs.append(None)
-        elif value.shape is None or value.dtype is None:
+            continue
+        dtype, shape = value.dtype, value.shape
+        if dtype is None or shape is None:
             return None
-        else:
-            inputs.append((value.dtype, tuple(value.shape), value if value.dtype.is_integer() else None))
+        inputs.append((dtype, shape.dims, value if dtype in INTEGERS else None))
     attributes = []
     for name, attribute in node.attributes.data.items():
         held: Any = attribute.value

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .element_types import FLOATS
 from .subgraphs import all_graphs
 from .substitution import can_take_name, remove_if_unused, substitute
 from .tape import Scalar, Tape
@@ -121,7 +122,7 @@ class Rewriter:
         if value is None or value.const_value is None:
             return None
         tensor = value.const_value
-        if tensor.size > (1 if tensor.dtype.is_floating_point() else LARGEST_READ_CONSTANT):
+        if tensor.size > (1 if tensor.dtype in FLOATS else LARGEST_READ_CONSTANT):
             return None
         if value.is_graph_input() or value.name in self.protected:
             return None

@@ -50,21 +50,27 @@ class Tensor:
     @property
     def shape(self) -> tuple[Dim, ...]:
         """Sizes, static ones as int and symbolic ones by name. Raises UnsupportedError on unknown rank."""
-        if self.value.shape is None:
-            raise UnsupportedError(f"The rank of {self.value.name!r} is unknown; {_annotate()}")
-        return tuple(dim if isinstance(dim, int) else dim.value for dim in self.value.shape)
+        return tuple(dim if isinstance(dim, int) else dim.value for dim in self._dims)
 
     @property
     def rank(self) -> int:
-        return len(self.shape)
+        """The number of axes. Raises UnsupportedError where it is unknown."""
+        return len(self._dims)
+
+    @property
+    def _dims(self) -> ir.Shape:
+        if self.value.shape is None:
+            raise UnsupportedError(f"The rank of {self.value.name!r} is unknown; {_annotate()}")
+        return self.value.shape
 
     @property
     def static_shape(self) -> tuple[int, ...] | None:
         """The shape if every size is known, else None."""
-        if self.value.shape is None:
+        shape = self.value.shape
+        if shape is None:
             return None
-        sizes = tuple(dim for dim in self.shape if isinstance(dim, int))
-        return sizes if len(sizes) == self.rank else None
+        sizes = tuple([dim for dim in shape if isinstance(dim, int)])
+        return sizes if len(sizes) == len(shape) else None
 
     @property
     def constant(self) -> np.ndarray | None:
