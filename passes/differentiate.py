@@ -179,9 +179,9 @@ def project(cotangent: Tensor, primal: Tensor, *, broadcasts: bool) -> Tensor:
 
 def _check_count(node: ir.Node, given: Sequence[Cotangent], wanted: Sequence[bool]) -> None:
     """Raise UnsupportedError when a rule has not one cotangent for each input, which would make some zero."""
-    standard = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
-    most = onnx.defs.get_schema(node.op_type).max_input if standard else len(node.inputs)
-    most = max(most, len(wanted))
+    most = len(wanted)
+    if len(given) > most and node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+        most = max(most, onnx.defs.get_schema(node.op_type).max_input)
     if len(given) > most or any(wanted[len(given) :]):
         raise UnsupportedError(
             f"The rule of {describe(node)} gave {len(given)} cotangents, for {len(node.inputs)} inputs; a rule returns "
@@ -219,7 +219,8 @@ def _may_be_equal(a: ir.Shape, b: ir.Shape) -> bool:
 
 def _is_empty(tensor: Tensor) -> bool:
     """Whether it is known to have no elements; then a rule may divide by their number, which would reach its dy."""
-    return not is_sequence(tensor) and tensor.static_shape is not None and 0 in tensor.static_shape
+    sizes = tensor.static_shape
+    return sizes is not None and 0 in sizes and not is_sequence(tensor)
 
 
 def _as_sequence(node: ir.Node, result: Cotangent | Sequence[Cotangent]) -> Sequence[Cotangent]:

@@ -19,14 +19,14 @@ def execution_order(graph: ir.Graph) -> list[ir.Node]:
     it fuses is not foreseen here.
     """
     nodes = list(graph)
-    return [nodes[index] for index in execution_order_of_file(reads_by_position(nodes), range(len(nodes)))]
+    return [nodes[index] for index in execution_order_of_file(_reads(nodes), range(len(nodes)))]
 
 
 def execution_order_of_file(reads: Sequence[Sequence[int]], file: Sequence[int]) -> list[int]:
     """As `execution_order`, of nodes that are known by their positions.
 
     Args:
-        reads: what `reads_by_position` gives.
+        reads: for each node those that compute what it, or a graph within it, reads, ascending.
         file: the order of the nodes in the file.
     """
     place = [0] * len(file)
@@ -52,10 +52,10 @@ def execution_order_of_file(reads: Sequence[Sequence[int]], file: Sequence[int])
 def producers_in(nodes: Iterable[ir.Node]) -> dict[ir.Node, list[ir.Node]]:
     """For each of *nodes* those among them that compute what it, or a graph within it, reads, in the same order."""
     nodes = list(nodes)
-    return {node: [nodes[index] for index in read] for node, read in zip(nodes, reads_by_position(nodes), strict=True)}
+    return {node: [nodes[index] for index in read] for node, read in zip(nodes, _reads(nodes), strict=True)}
 
 
-def reads_by_position(nodes: Sequence[ir.Node]) -> list[list[int]]:
+def _reads(nodes: Sequence[ir.Node]) -> list[list[int]]:
     """As `producers_in`, with the position of each node in its place."""
     computed: dict[ir.Value | None, int] = {v: index for index, node in enumerate(nodes) for v in node.outputs}
     return [

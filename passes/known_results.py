@@ -14,7 +14,7 @@ _FOLLOWING = frozenset(
     "Less LessOrEqual Log MatMul Max Min Mul Neg Not Or Pad Pow Reciprocal ReduceMean ReduceSum Relu Reshape "
     "Sigmoid Sign Sin Slice Softmax Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where".split()
 )
-"""Operators whose results' shapes follow from attributes, the shapes of the inputs, and inputs that are integers."""
+"""Operators whose results' shapes follow from attributes, the shapes of the inputs, and constants that are integers."""
 
 _LISTS = (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
 _SCALARS = (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING)
@@ -61,9 +61,10 @@ def question_of(node: ir.Node) -> Hashable | None:
             inputs.append(None)
             continue
         dtype, shape = value.dtype, value.shape
-        if dtype is None or shape is None:
+        holds_integers = dtype in INTEGERS
+        if dtype is None or shape is None or (holds_integers and value.producer() is not None):
             return None
-        inputs.append((dtype, shape.dims, value if dtype in INTEGERS else None))
+        inputs.append((dtype, shape.dims, value if holds_integers else None))
     attributes = []
     for name, attribute in node.attributes.data.items():
         held: Any = attribute.value

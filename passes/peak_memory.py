@@ -103,23 +103,26 @@ class Lifetimes:
 
     Attributes:
         values: all that nodes compute. They go by their positions here, which are quicker to look up than they are.
+        makers: of each, the position of the node that computes it.
         bytes: of each; none for a view of a graph input or an initializer.
         reads: how often nodes read each, and once more for an output of the graph.
     """
 
     def __init__(self, graph: ir.Graph, sizes: Mapping[str, int] | None = None, *, outputs: bool = True) -> None:
         self.values: list[ir.Value] = []
+        self.makers: list[int] = []
         self.bytes: list[int] = []
         self.reads: list[int] = []
         self.demands: dict[ir.Node, _Demand] = {}
         self._positions: dict[ir.Value | None, int] = {}
         kept = frozenset(graph.outputs)
-        for node in graph:
+        for index, node in enumerate(graph):
             given = node.domain == "" and node.op_type in VIEWS and node.inputs[0] not in self._positions
             for output in node.outputs:
                 size = 0 if given or (output in kept and not outputs) else size_in_bytes(output, sizes)
                 self._positions[output] = len(self.values)
                 self.values.append(output)
+                self.makers.append(index)
                 self.bytes.append(0 if math.isinf(size) else int(size))
                 self.reads.append(1 if output in kept else 0)
             demand = self.demands[node] = self._demand(node, kept)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from .execution_order import execution_order_of_file, reads_by_position
+from .execution_order import execution_order_of_file
 from .peak_memory import Lifetimes
 
 
@@ -30,12 +30,12 @@ class Schedule(ir.passes.InPlacePass):
         self._sizes = sizes
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        nodes = list(model.graph)
-        reads = reads_by_position(nodes)
+        lifetimes = Lifetimes(model.graph, self._sizes)
+        nodes, demands = list(lifetimes.demands), lifetimes.demands.values()
+        reads = [sorted({lifetimes.makers[value] for value in demand.reads}) for demand in demands]
         written = list(range(len(nodes)))
         inner, leaves = _leaves_last(reads)
         candidates = (written, inner + leaves, _shallow_first(inner, reads) + leaves)
-        lifetimes = Lifetimes(model.graph, self._sizes)
         peaks = []
         for file in candidates:
             executed = [nodes[index] for index in execution_order_of_file(reads, file)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -214,7 +215,7 @@ class Tensor:
         axes = list(range(self.rank)) if axes is None else [axis % self.rank for axis in axes]
         known = [dim for axis in axes if isinstance(dim := self.shape[axis], int)]
         if len(known) == len(axes):
-            return self.op.constant(int(np.prod(known)), dtype)
+            return self.op.constant(math.prod(known), dtype)
         return self.op.ReduceProd(self.sizes(axes), keepdims=0).cast(dtype)
 
 
