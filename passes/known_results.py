@@ -75,5 +75,5 @@ def question_of(node: ir.Node) -> Hashable | None:
 
 
 def _symbols(value: ir.Value) -> set[str]:
-    dims = [dim for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)]
+    dims = [dim for dim in value.shape or () if not isinstance(dim, int)]
     return {symbol for dim in dims for symbol in dim.free_symbols()}

@@ -8,6 +8,7 @@ from functools import cache
 import onnx
 import onnx_ir as ir
 
+from .attributes import make_attribute
 from .errors import InputError, InvalidModelError, UnsupportedError, describe
 from .older_forms import form_at, has_older_forms
 from .subgraphs import all_graphs
@@ -87,7 +88,7 @@ def _write(node: ir.Node, opset: int) -> None:
         del node.attributes[name]
     for name, value in form.attributes.items():
         if name in known and (name not in node.attributes or node.attributes[name].value != value):
-            node.attributes[name] = ir.convenience.convert_attribute(name, value)
+            node.attributes[name] = make_attribute(name, value)
     dropped = node.inputs[len(form.inputs) :]
     node.resize_inputs(len(form.inputs))
     for value in dropped:

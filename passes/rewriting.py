@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .attributes import make_attributes
 from .element_types import FLOATS
 from .subgraphs import all_graphs
 from .substitution import can_take_name, remove_if_unused, substitute
@@ -98,7 +99,7 @@ class Rewriter:
             "",
             op_type,
             list(inputs),
-            ir.convenience.convert_attributes(attributes),
+            make_attributes(attributes),
             outputs=[ir.Value(name=name)],
             name=name,
             metadata_props=dict(at.metadata_props),

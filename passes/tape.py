@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .attributes import make_attributes
 from .errors import UnsupportedError
 from .fresh_names import FreshNames
 from .infer_shapes import NodeInference
@@ -308,7 +309,7 @@ class Tape:
             domain,
             op_type,
             values,
-            ir.convenience.convert_attributes(attributes),
+            make_attributes(attributes),
             outputs=[
                 ir.Value(name=name if index == 0 else self.fresh_name(f"{name}:{index}")) for index in range(outputs)
             ],
