@@ -208,10 +208,11 @@ def through_statistics(g: Tensor, normalized: Tensor, inv_std: Tensor, axes: Seq
 def _through_rows(rows: ScaledRows, axes: Sequence[int], *, centers: bool) -> Alternatives:
     """The cotangent of x from that of the rows' y, with 1/std, and if it *centers* the mean, depending on x."""
 
-    def by_products(*operands: Tensor) -> Tensor:
+    def by_products(dy: Tensor, scale: Tensor, x: Tensor, inv_std: Tensor) -> Tensor:
+        operands = (dy, scale, x, inv_std)
         # The gradient of the scale needs a product of the same rows.
-        given = rows if operands == rows.operands else ScaledRows(*operands, axis=rows.axis)
-        return (given.less_projection() - given.mean() if centers else given.less_projection()) * given.inv_std
+        given = rows if operands == rows.operands else ScaledRows(*operands, rows.axis)
+        return (given.less_projection() - given.mean() if centers else given.less_projection()) * inv_std
 
     def by_means(dy: Tensor, scale: Tensor, x: Tensor, inv_std: Tensor) -> Tensor:
         g, normalized = dy * scale, x * inv_std
