@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
@@ -134,5 +135,6 @@ def port_of(value: ir.Value, role: Role, of: str | None, *, optional: bool = Fal
     return Port(str(value.name), role, dtype, shape, of=of, optional=optional)
 
 
+@cache
 def _dtype_name(dtype: ir.DataType) -> str:
     return "str" if dtype == ir.DataType.STRING else np.dtype(dtype.numpy()).name

@@ -67,7 +67,7 @@ class EliminateCommonSubexpressions(ir.passes.InPlacePass):
         kept: dict[Hashable, ir.Node] = {}
         for node in list(graph):
             key = _expression(node)
-            if key is None or any(output.name in self._protected for output in node.outputs):
+            if key is None or not self._protected.isdisjoint([output.name for output in node.outputs]):
                 continue
             first = kept.setdefault(key, node)
             if first is not node and self._merge(node, first):

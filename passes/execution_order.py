@@ -9,7 +9,7 @@ import onnx_ir as ir
 from .subgraphs import captured_values
 
 
-def execution_order(graph: ir.Graph) -> list[ir.Node]:
+def execution_order(graph: Iterable[ir.Node]) -> list[ir.Node]:
     """The nodes of *graph* in the order in which ONNX Runtime's sessions execute them by default.
 
     That is not the order in the file. The runtime walks back, depth first, from the leaves (the nodes that no other

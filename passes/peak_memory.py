@@ -52,19 +52,20 @@ def estimate_peak(
         sizes: of symbolic dims by name; others count as `NOMINAL_SIZE`.
         order: in which the nodes are executed; that of `execution_order` if None.
     """
-    order = execution_order(graph) if order is None else order
-    if not order:
-        return PeakMemory(0, "", ())
     lifetimes = Lifetimes(graph, sizes)
-    totals = lifetimes.totals(order)
+    executed = lifetimes.positions(order)
+    if not executed:
+        return PeakMemory(0, "", ())
+    totals = lifetimes.totals(executed)
     most = max(totals)
+    *before, fullest = executed[: totals.index(most) + 1]
     again = _Execution(lifetimes)
-    for node in order[: totals.index(most)]:
-        again.execute(node)
-    node = order[totals.index(most)]
-    again.start(lifetimes.demands[node])
+    for position in before:
+        again.execute(lifetimes.demands[position])
+    node, demand = lifetimes.nodes[fullest], lifetimes.demands[fullest]
+    again.start(demand)
     live = [(str(value.name), size) for value, size in zip(lifetimes.values, again.live, strict=True)]
-    live.append((f"workspace of {node.name}", lifetimes.demands[node].workspace))
+    live.append((f"workspace of {node.name}", demand.workspace))
     largest = sorted((item for item in live if item[1]), key=lambda item: (-item[1], item[0]))
     return PeakMemory(most, node.name or node.op_type, tuple(largest))
 
@@ -77,8 +78,8 @@ def totals_in_bytes(
     outputs: bool = True,
 ) -> list[int]:
     """What lives while each node of *order* is executed, with or without graph *outputs*; see `estimate_peak`."""
-    order = execution_order(graph) if order is None else order
-    return Lifetimes(graph, sizes, outputs=outputs).totals(order)
+    lifetimes = Lifetimes(graph, sizes, outputs=outputs)
+    return lifetimes.totals(lifetimes.positions(order))
 
 
 class _Demand(NamedTuple):
@@ -101,22 +102,27 @@ class _Demand(NamedTuple):
 class Lifetimes:
     """What the memory of the values of *graph* depends on, whatever the order of its nodes; see `estimate_peak`.
 
+    Nodes and values go by their positions here, which are quicker to look up than they are.
+
     Attributes:
-        values: all that nodes compute. They go by their positions here, which are quicker to look up than they are.
+        nodes: of the graph, in its order.
+        demands: of each node.
+        values: all that nodes compute.
         makers: of each, the position of the node that computes it.
         bytes: of each; none for a view of a graph input or an initializer.
         reads: how often nodes read each, and once more for an output of the graph.
     """
 
     def __init__(self, graph: ir.Graph, sizes: Mapping[str, int] | None = None, *, outputs: bool = True) -> None:
+        self.nodes = list(graph)
+        self.demands: list[_Demand] = []
         self.values: list[ir.Value] = []
         self.makers: list[int] = []
         self.bytes: list[int] = []
         self.reads: list[int] = []
-        self.demands: dict[ir.Node, _Demand] = {}
         self._positions: dict[ir.Value | None, int] = {}
         kept = frozenset(graph.outputs)
-        for index, node in enumerate(graph):
+        for index, node in enumerate(self.nodes):
             given = node.domain == "" and node.op_type in VIEWS and node.inputs[0] not in self._positions
             for output in node.outputs:
                 size = 0 if given or (output in kept and not outputs) else size_in_bytes(output, sizes)
@@ -125,14 +131,20 @@ class Lifetimes:
                 self.makers.append(index)
                 self.bytes.append(0 if math.isinf(size) else int(size))
                 self.reads.append(1 if output in kept else 0)
-            demand = self.demands[node] = self._demand(node, kept)
+            demand = self._demand(node, kept)
+            self.demands.append(demand)
             for value in demand.reads:
                 self.reads[value] += 1
 
-    def totals(self, order: Iterable[ir.Node]) -> list[int]:
+    def positions(self, order: Sequence[ir.Node] | None) -> list[int]:
+        """Where the nodes of *order*, that of `execution_order` if None, are in the graph."""
+        position = {node: index for index, node in enumerate(self.nodes)}
+        return [position[node] for node in (execution_order(self.nodes) if order is None else order)]
+
+    def totals(self, order: Iterable[int]) -> list[int]:
         """The bytes that live while each node of *order* is executed."""
         execution = _Execution(self)
-        return [execution.execute(node) for node in order]
+        return [execution.execute(self.demands[position]) for position in order]
 
     def _demand(self, node: ir.Node, kept: frozenset[ir.Value]) -> _Demand:
         positions, op_type = self._positions, node.op_type
@@ -157,9 +169,8 @@ class _Execution:
         """By owner, the bytes."""
         self.total = 0
 
-    def execute(self, node: ir.Node) -> int:
-        """Start *node* and end it; how many bytes it had in between."""
-        demand = self.lifetimes.demands[node]
+    def execute(self, demand: _Demand) -> int:
+        """Start a node and end it; how many bytes it had in between."""
         self.start(demand)
         most = self.total + demand.workspace
         for value in demand.reads:

@@ -31,18 +31,14 @@ class Schedule(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         lifetimes = Lifetimes(model.graph, self._sizes)
-        nodes, demands = list(lifetimes.demands), lifetimes.demands.values()
-        reads = [sorted({lifetimes.makers[value] for value in demand.reads}) for demand in demands]
-        written = list(range(len(nodes)))
+        reads = [sorted({lifetimes.makers[value] for value in demand.reads}) for demand in lifetimes.demands]
+        written = list(range(len(reads)))
         inner, leaves = _leaves_last(reads)
         candidates = (written, inner + leaves, _shallow_first(inner, reads) + leaves)
-        peaks = []
-        for file in candidates:
-            executed = [nodes[index] for index in execution_order_of_file(reads, file)]
-            peaks.append(max(lifetimes.totals(executed), default=0))
+        peaks = [max(lifetimes.totals(execution_order_of_file(reads, file)), default=0) for file in candidates]
         best = candidates[peaks.index(min(peaks))]
         if best is not written:
-            model.graph.extend([nodes[index] for index in best])
+            model.graph.extend([lifetimes.nodes[index] for index in best])
         return ir.passes.PassResult(model, best is not written)
 
 

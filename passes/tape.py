@@ -324,8 +324,7 @@ class Tape:
         """A constant of the graph (of the outermost one in a subgraph), made once per dtype, shape and bytes."""
         if self._outer is not None:
             return self.tensor(self._outer.constant(value, dtype).value)
-        array = np.ascontiguousarray(np.asarray(value).astype(dtype.numpy()))
-        array = array.reshape(np.shape(value))
+        array = np.asarray(value).astype(dtype.numpy(), order="C")
         key = (dtype, array.shape, array.tobytes())
         if key not in self._constants:
             name = self.fresh_name(CONSTANT)
