@@ -28,7 +28,7 @@ from .joint import JointBuilder
 from .load import ModelLike, load_model
 from .losses import Loss
 from .normalize import normalize
-from .optimize import optimizations
+from .optimize import optimize
 from .original import keep_original
 from .parameters import as_names, select_outputs, select_prediction, select_retained, select_wrt, without_frozen
 from .pipeline import OnPass, Pipeline
@@ -156,9 +156,9 @@ def compile(
 
     protected = [*(str(value.name) for value in selected), *checkpoints]
     cuts = "auto" if checkpoint is None else checkpoint
+    optimize(pipeline, protected)
     pipeline.run(
         [
-            *optimizations(protected),
             *([LowerFakeQuantize()] if fake_quantize else []),
             ChooseResiduals(joint.forward),
             *(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
 
 from ..passes.custom_functions import CustomFunctions
 from ..passes.differentiate import PASS, differentiate
-from ..passes.fresh_names import FreshNames
 from ..passes.registry import Registry
 from ..passes.tape import Tape
 from .attach import attach
@@ -63,16 +63,17 @@ class JointBuilder:
                 self._graph.outputs.append(value)
                 self._outputs[str(value.name)] = ("output", None)
         self.forward = frozenset(str(value.name) for node in self._graph for value in node.outputs)
-        seeds = {value: self._seed(value) for value in self._differentiated}
-        gradients = differentiate(self._graph, seeds, wrt, rules, optional=optional)
+        tape = Tape(self._graph)
+        seeds = {value: self._seed(value, tape) for value in self._differentiated}
+        gradients = differentiate(self._graph, seeds, wrt, rules, optional=optional, tape=tape)
         if not gradients and not materialize:
             differentiate(self._graph, seeds, wrt, rules)  # raises, and says where the paths break
         self.unused = tuple(str(value.name) for value in wrt if value not in gradients)
-        tape = Tape(self._graph)
         for value in wrt:
             if value in gradients:
                 self._declare(value, gradients[value], tape)
             elif materialize:
+                tape.at(str(value.name), {PASS: "differentiate"})
                 self._declare(value, tape.zeros_like(tape.tensor(value)).value, tape)
 
     def inline(self, functions: CustomFunctions) -> None:
@@ -93,9 +94,9 @@ class JointBuilder:
             tuple(port_of(value, *self._outputs[str(value.name)]) for value in graph.outputs),
         )
 
-    def _seed(self, output: ir.Value) -> ir.Value:
+    def _seed(self, output: ir.Value, tape: Tape) -> ir.Value:
         """A graph input for the cotangent of *output*; 1 by default where it has one element."""
-        name = FreshNames(self._graph).fresh(f"{output.name}.grad_output")
+        name = tape.fresh_name(f"{output.name}.grad_output")
         seed = ir.Value(name=name, type=output.type, shape=output.shape)
         shape = output.shape
         if shape is not None and shape.is_static() and int(np.prod(shape.numpy())) == 1:
@@ -134,5 +135,6 @@ def port_of(value: ir.Value, role: Role, of: str | None, *, optional: bool = Fal
     return Port(str(value.name), role, dtype, shape, of=of, optional=optional)
 
 
+@cache
 def _dtype_name(dtype: ir.DataType) -> str:
     return "str" if dtype == ir.DataType.STRING else np.dtype(dtype.numpy()).name

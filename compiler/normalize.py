@@ -77,8 +77,9 @@ def normalize(
         value for node in graph for value in node.outputs if value.name in keep and value.name not in own_outputs
     )
     _fold(pipeline, rules, keep)
-    protected = [str(value.name) for value in find_parameters(graph, rules)] + list(keep)
-    pipeline.run(
+    parameters = find_parameters(graph, rules)
+    protected = [str(value.name) for value in parameters] + list(keep)
+    changed = pipeline.run(
         [
             EliminateDeadCode(keep),
             EliminateCommonSubexpressions(protected),
@@ -92,8 +93,8 @@ def normalize(
     graph.outputs[:] = [value for value in graph.outputs if value.name in own_outputs]
     if gradients:
         # An optimizer that reads the gradients could not be expanded before their shapes were known.
-        pipeline.run([ResolveGradients(rules), InferShapes(), ExpandContrib()])
-    return find_parameters(graph, rules)
+        changed |= pipeline.run([ResolveGradients(rules), InferShapes(), ExpandContrib()])
+    return find_parameters(graph, rules) if changed else parameters
 
 
 def _fold(pipeline: Pipeline, rules: Registry, keep: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ..passes.activity import is_float
 from ..passes.errors import InputError
 from ..passes.registry import Registry, Rule
+from ..passes.subgraphs import all_graphs
 from ..passes.tape import CONSTANT
 
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
@@ -191,10 +192,11 @@ def _signals(graph: ir.Graph) -> set[ir.Value]:
     signals = {value for value in graph.inputs if is_float(value)}
     for node in graph:
         looked_up = node.op_type == "Gather" and node.inputs[0] is not None and _is_weight_table(node.inputs[0])
-        subgraph = any(attr.type == ir.AttributeType.GRAPH for attr in node.attributes.values())
-        if looked_up or subgraph or any(value in signals for value in node.inputs):
-            signals.update(value for value in node.outputs if is_float(value))
-    for inner in graph.subgraphs():
+        subgraph = any(attr.type == ir.AttributeType.GRAPH for attr in node.attributes.data.values())
+        if looked_up or subgraph or not signals.isdisjoint(node.inputs):
+            signals.update([value for value in node.outputs if is_float(value)])
+    _, *subgraphs = all_graphs(graph)
+    for inner in subgraphs:
         signals.update(value for value in inner.inputs if is_float(value))
         signals.update(value for node in inner for value in node.outputs if is_float(value))
     return signals
@@ -243,8 +245,11 @@ def _is_mask(value: ir.Value) -> bool:
     if not _only_elementwise(value):
         return False
     array = _array(value)
-    distinct = np.unique(array.reshape(-1)[: 1 << 16]).astype(np.float64)
-    if len(distinct) > 2 or 0.0 not in distinct:
+    first = array.reshape(-1)[: 1 << 16]
+    if first.all():  # the quick answer for nearly every weight
+        return False
+    distinct = np.unique(first).astype(np.float64)
+    if len(distinct) > 2:
         return False
     if len(distinct) == 1:
         return _is_computed(value)

@@ -41,13 +41,21 @@ class Pipeline:
         self.records: list[PassRecord] = []
         self._on_pass = on_pass
 
-    def run(self, passes: Iterable[ir.passes.PassBase]) -> None:
-        """Run *passes* in order; an `onnxgrad.Error` that one raises comes out as itself."""
-        for step in passes:
-            self.step(type(step).__name__, lambda step=step: step.call(self.model))  # type: ignore[misc]
+    def run(self, passes: Iterable[ir.passes.PassBase]) -> bool:
+        """Run *passes* in order; an `onnxgrad.Error` that one raises comes out as itself.
 
-    def step(self, name: str, action: Callable[[], object]) -> None:
-        """Run *action*, which changes the model in place, as the pass *name*."""
+        Returns:
+            whether one of them changed the model.
+        """
+        changed = [self.step(type(step).__name__, lambda step=step: step.call(self.model)) for step in passes]  # type: ignore[misc]
+        return any(changed)
+
+    def step(self, name: str, action: Callable[[], object]) -> bool:
+        """Run *action*, which changes the model in place unless it says otherwise, as the pass *name*.
+
+        Returns:
+            whether it changed the model.
+        """
         # Only steps change how many nodes there are.
         before = self.records[-1].nodes_after if self.records else count_nodes(self.model)
         start = time.perf_counter()
@@ -58,6 +66,7 @@ class Pipeline:
         self.records.append(record)
         if self._on_pass is not None:
             self._on_pass(record, self.model)
+        return changed
 
 
 def count_nodes(model: ir.Model) -> int:

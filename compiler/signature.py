@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -70,9 +70,8 @@ class Signature:
         return next((port.name for port in self.outputs_of("loss")), None)
 
     def to_json(self) -> str:
-        inputs, outputs = [[_described(port) for port in ports] for ports in (self.inputs, self.outputs)]
-        data = {"version": SIGNATURE_VERSION, "mode": self.mode, "inputs": inputs, "outputs": outputs}
-        return json.dumps(data, separators=(",", ":"))
+        data = {"version": SIGNATURE_VERSION, "mode": self.mode, "inputs": self.inputs, "outputs": self.outputs}
+        return json.dumps(data, separators=(",", ":"), default=vars)
 
     @classmethod
     def from_json(cls, text: str) -> Signature:
@@ -94,10 +93,6 @@ class Signature:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidModelError(f"The joint graph's signature is damaged: {error}") from error
-
-
-def _described(port: Port) -> dict[str, object]:
-    return {field.name: getattr(port, field.name) for field in fields(Port)}
 
 
 def _port(data: dict[str, object]) -> Port:

@@ -11,6 +11,7 @@ from .activity import Activity, find_activity, is_float, where_the_path_breaks
 from .blockers import refuse_blockers
 from .broadcasting import unbroadcast
 from .contributions import Contributions
+from .element_types import FLOATS
 from .errors import UnsupportedError, describe
 from .guards import needs_guard, zero_where_not_picked
 from .registry import Cotangent, Primal, Registry, Rule
@@ -33,6 +34,7 @@ def differentiate(
     rules: Registry,
     *,
     optional: Collection[ir.Value] = (),
+    tape: Tape | None = None,
 ) -> dict[ir.Value, ir.Value]:
     """Append to *graph* the computation of the vector-Jacobian product.
 
@@ -41,6 +43,7 @@ def differentiate(
         wrt: initializers, graph inputs or intermediate values.
         optional: the members of *wrt* which, when no output depends on them, are left out of the result
             instead of raising (the convention of `torch.autograd.grad`'s `allow_unused`).
+        tape: of *graph*, to emit on; a new one, which has to look up all names first, if None.
 
     Returns:
         for each member of *wrt* its gradient, with the shape and dtype of the primal.
@@ -53,7 +56,7 @@ def differentiate(
     missing = [value for value in activity.unreached if value not in optional]
     if missing:
         raise UnsupportedError(_explain_unreached(graph, missing, rules))
-    walk = _ReverseWalk(Tape(graph), activity, rules)
+    walk = _ReverseWalk(tape or Tape(graph), activity, rules)
     for output, seed in outputs.items():
         walk.contributions.add(output, walk.tape.tensor(seed))
     return walk.run(wrt)
@@ -176,9 +179,9 @@ def project(cotangent: Tensor, primal: Tensor, *, broadcasts: bool) -> Tensor:
 
 def _check_count(node: ir.Node, given: Sequence[Cotangent], wanted: Sequence[bool]) -> None:
     """Raise UnsupportedError when a rule has not one cotangent for each input, which would make some zero."""
-    standard = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type)
-    most = onnx.defs.get_schema(node.op_type).max_input if standard else len(node.inputs)
-    most = max(most, len(wanted))
+    most = len(wanted)
+    if len(given) > most and node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+        most = max(most, onnx.defs.get_schema(node.op_type).max_input)
     if len(given) > most or any(wanted[len(given) :]):
         raise UnsupportedError(
             f"The rule of {describe(node)} gave {len(given)} cotangents, for {len(node.inputs)} inputs; a rule returns "
@@ -197,7 +200,7 @@ def _check_contribution(node: ir.Node, index: int, contribution: Tensor, primal:
         return
     found, wanted, dtype = contribution.value.shape, primal.value.shape, contribution.value.dtype
     problem = None
-    if dtype is not None and not dtype.is_floating_point():
+    if dtype is not None and dtype not in FLOATS:
         problem = f"a cotangent of {dtype}; it is a float tensor"
     elif not rule.broadcasts and found is not None and wanted is not None and not _may_be_equal(found, wanted):
         problem = f"a cotangent of shape {found}; it has the shape of the input"
@@ -216,7 +219,8 @@ def _may_be_equal(a: ir.Shape, b: ir.Shape) -> bool:
 
 def _is_empty(tensor: Tensor) -> bool:
     """Whether it is known to have no elements; then a rule may divide by their number, which would reach its dy."""
-    return not is_sequence(tensor) and tensor.static_shape is not None and 0 in tensor.static_shape
+    sizes = tensor.static_shape
+    return sizes is not None and 0 in sizes and not is_sequence(tensor)
 
 
 def _as_sequence(node: ir.Node, result: Cotangent | Sequence[Cotangent]) -> Sequence[Cotangent]:

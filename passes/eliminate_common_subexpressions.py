@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable
 import numpy as np
 import onnx_ir as ir
 
+from .element_types import FLOATS
 from .gradient_marks import is_marked
 from .subgraphs import all_graphs
 from .substitution import can_take_name, remove_if_unused, substitute
@@ -66,7 +67,7 @@ class EliminateCommonSubexpressions(ir.passes.InPlacePass):
         kept: dict[Hashable, ir.Node] = {}
         for node in list(graph):
             key = _expression(node)
-            if key is None or any(output.name in self._protected for output in node.outputs):
+            if key is None or not self._protected.isdisjoint([output.name for output in node.outputs]):
                 continue
             first = kept.setdefault(key, node)
             if first is not node and self._merge(node, first):
@@ -106,7 +107,7 @@ def _expression(node: ir.Node) -> Hashable | None:
     if RECOMPUTE in node.metadata_props or is_marked(node):
         return None
     attributes = []
-    for name, attribute in sorted(node.attributes.items()):
+    for name, attribute in sorted(node.attributes.data.items()):
         value = _attribute_value(attribute)
         if value is None:
             return None
@@ -134,7 +135,7 @@ def _attribute_value(attribute: ir.Attr) -> Hashable | None:
 
 def _contents(tensor: ir.TensorProtocol | None) -> Hashable | None:
     """What a constant holds; None if it is too large to compare or may be a weight."""
-    if tensor is None or (tensor.dtype.is_floating_point() and tensor.size > 1):
+    if tensor is None or (tensor.dtype in FLOATS and tensor.size > 1):
         return None
     return _bytes(tensor)
 

@@ -36,7 +36,7 @@ class EliminateDeadCode(ir.passes.InPlacePass):
     def _clean(self, graph: ir.Graph, opset: int) -> bool:
         modified = False
         for node in reversed(graph):
-            if any(output.name in self._protected for output in node.outputs):
+            if not self._protected.isdisjoint([output.name for output in node.outputs]):
                 continue
             modified |= remove_if_unused(node) or _drop_optional_outputs(node, opset)
         for name, value in list(graph.initializers.items()):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from .element_types import FLOATS
 from .rewriting import RewritePass, Rewriter, RewriteRule, int_attribute, produced_by, read_once
 
 
@@ -78,7 +79,7 @@ def _is_float_matrix(value: ir.Value | None) -> bool:
     """Whether Gemm takes *value*, which the runtimes' kernels do for floats only."""
     if value is None or value.shape is None or value.dtype is None:
         return False
-    return len(value.shape) == 2 and value.dtype.is_floating_point()
+    return len(value.shape) == 2 and value.dtype in FLOATS
 
 
 FOLDS: dict[str, RewriteRule] = {"Gemm": gemm, "MatMul": matmul, "Transpose": transposed_product}

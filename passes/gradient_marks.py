@@ -18,12 +18,12 @@ GRADIENT_SCALE = "onnxgrad.gradient_scale"
 STRAIGHT_THROUGH = "onnxgrad.straight_through"
 """Metadata key of a node whose output's cotangent is that of its first input (Bengio et al. 2013)."""
 
-MARKS = (STOP_GRADIENT, GRADIENT_SCALE, STRAIGHT_THROUGH)
+MARKS = frozenset((STOP_GRADIENT, GRADIENT_SCALE, STRAIGHT_THROUGH))
 
 
 def is_marked(node: ir.Node) -> bool:
     """Whether gradients flow through *node* in another way than its operator's."""
-    return bool(node.metadata_props) and any(mark in node.metadata_props for mark in MARKS)
+    return not MARKS.isdisjoint(node.metadata_props)
 
 
 class MarkGradients(ir.passes.InPlacePass):

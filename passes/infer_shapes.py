@@ -270,7 +270,7 @@ def _without_ceilings(node: ir.Node) -> bool:
     """Write ⌈e⌉ as -⌊-e⌋ in symbolic sizes, since ceilings cannot be parsed again; whether there was any."""
     changed = False
     for value in node.outputs:
-        if value.shape is None or "ceiling" not in str(value.shape):
+        if value.shape is None or not any("ceiling" in str(dim) for dim in value.shape if not isinstance(dim, int)):
             continue
         value.shape = ir.Shape(
             dim

@@ -7,12 +7,14 @@ from typing import Any
 
 import onnx_ir as ir
 
+from .element_types import INTEGERS
+
 _FOLLOWING = frozenset(
     "Abs Add And Cast Conv ConvTranspose Cos Div Equal Erf Exp Expand Flatten Gemm Greater GreaterOrEqual Identity "
     "Less LessOrEqual Log MatMul Max Min Mul Neg Not Or Pad Pow Reciprocal ReduceMean ReduceSum Relu Reshape "
     "Sigmoid Sign Sin Slice Softmax Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where".split()
 )
-"""Operators whose results' shapes follow from attributes, the shapes of the inputs, and inputs that are integers."""
+"""Operators whose results' shapes follow from attributes, the shapes of the inputs, and constants that are integers."""
 
 _LISTS = (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
 _SCALARS = (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING)
@@ -39,7 +41,7 @@ class KnownResults:
         results = []
         for output in node.outputs:
             # What integers hold is inferred too, and a size that has no name yet is another one each time.
-            if output.shape is None or output.dtype is None or output.dtype.is_integer():
+            if output.shape is None or output.dtype is None or output.dtype in INTEGERS:
                 return
             if not known.issuperset(_symbols(output)):
                 return
@@ -57,10 +59,12 @@ def question_of(node: ir.Node) -> Hashable | None:
     for value in node.inputs:
         if value is None:
             inputs.append(None)
-        elif value.shape is None or value.dtype is None:
+            continue
+        dtype, shape = value.dtype, value.shape
+        holds_integers = dtype in INTEGERS
+        if dtype is None or shape is None or (holds_integers and value.producer() is not None):
             return None
-        else:
-            inputs.append((value.dtype, tuple(value.shape), value if value.dtype.is_integer() else None))
+        inputs.append((dtype, shape.dims, value if holds_integers else None))
     attributes = []
     for name, attribute in node.attributes.data.items():
         held: Any = attribute.value
@@ -71,5 +75,5 @@ def question_of(node: ir.Node) -> Hashable | None:
 
 
 def _symbols(value: ir.Value) -> set[str]:
-    dims = [dim for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)]
+    dims = [dim for dim in value.shape or () if not isinstance(dim, int)]
     return {symbol for dim in dims for symbol in dim.free_symbols()}

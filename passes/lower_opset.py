@@ -8,8 +8,9 @@ from functools import cache
 import onnx
 import onnx_ir as ir
 
+from .attributes import make_attribute
 from .errors import InputError, InvalidModelError, UnsupportedError, describe
-from .older_forms import form_at
+from .older_forms import form_at, has_older_forms
 from .subgraphs import all_graphs
 from .tape import CANONICAL_OPSET
 
@@ -78,14 +79,16 @@ def _is_standard(node: ir.Node) -> bool:
 
 def _write(node: ir.Node, opset: int) -> None:
     """Give *node* its form of *opset*, without the attributes that came later, which have their defaults."""
-    form, known = form_at(node, opset), _attributes(node.op_type, opset)
+    known = _attributes(node.op_type, opset)
+    if node.attributes.data.keys() <= known and not has_older_forms(node.op_type):
+        return
+    form = form_at(node, opset)
     assert form is not None
-    if form.attributes or node.attributes:
-        for name in set(node.attributes) - (set(form.attributes) & known):
-            del node.attributes[name]
+    for name in set(node.attributes) - (set(form.attributes) & known):
+        del node.attributes[name]
     for name, value in form.attributes.items():
         if name in known and (name not in node.attributes or node.attributes[name].value != value):
-            node.attributes[name] = ir.convenience.convert_attribute(name, value)
+            node.attributes[name] = make_attribute(name, value)
     dropped = node.inputs[len(form.inputs) :]
     node.resize_inputs(len(form.inputs))
     for value in dropped:

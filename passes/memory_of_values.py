@@ -21,9 +21,10 @@ def size_in_bytes(value: ir.Value, sizes: Mapping[str, int] | None = None) -> fl
         sizes: the sizes of symbolic dims by name, from which those of expressions (`2*batch`) follow; a dim that
             is not among them counts as `NOMINAL_SIZE`.
     """
-    if value.shape is None or value.dtype is None or value.dtype == ir.DataType.STRING:
+    shape, dtype = value.shape, value.dtype
+    if shape is None or dtype is None or dtype == ir.DataType.STRING:
         return math.inf
-    return math.prod(size_of_dim(dim, sizes or {}) for dim in value.shape) * value.dtype.itemsize
+    return math.prod([dim if isinstance(dim, int) else size_of_dim(dim, sizes or {}) for dim in shape]) * dtype.itemsize
 
 
 def memory_of(value: ir.Value) -> ir.Value:

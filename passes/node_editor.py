@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .attributes import make_attribute, make_attributes
 from .errors import UnsupportedError, describe
 from .fresh_names import FreshNames
 
@@ -51,7 +52,7 @@ class NodeEditor:
 
     def set(self, name: str, value: Any) -> None:
         """Give the node the attribute *name*."""
-        self.node.attributes[name] = ir.convenience.convert_attribute(name, value)
+        self.node.attributes[name] = make_attribute(name, value)
 
     def constant(self, array: Any, dtype: ir.DataType, what: str) -> ir.Value:
         """A new initializer of the node's graph, named after the node and *what* it is."""
@@ -114,7 +115,7 @@ class NodeEditor:
             "",
             op_type,
             inputs,
-            ir.convenience.convert_attributes(attributes),
+            make_attributes(attributes),
             outputs=[output if output is not None else ir.Value()],
             name=name,
             metadata_props=dict(self.node.metadata_props),

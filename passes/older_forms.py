@@ -15,9 +15,14 @@ class Form(NamedTuple):
     inputs: Sequence[ir.Value | None]
 
 
+def has_older_forms(op_type: str) -> bool:
+    """Whether the operator changed since the lowest opset that is written, other than by attributes that it got."""
+    return op_type in _CHANGES
+
+
 def form_at(node: ir.Node, opset: int) -> Form | None:
     """The form of the canonical *node* in *opset*, or None when a change since then cannot be undone."""
-    form = Form({name: attribute.value for name, attribute in node.attributes.items()}, tuple(node.inputs))
+    form = Form({name: attribute.value for name, attribute in node.attributes.data.items()}, node.inputs)
     changed, older = _CHANGES.get(node.op_type, (0, None))
     return older(form) if older is not None and opset < changed else form
 

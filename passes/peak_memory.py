@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,19 +52,20 @@ def estimate_peak(
         sizes: of symbolic dims by name; others count as `NOMINAL_SIZE`.
         order: in which the nodes are executed; that of `execution_order` if None.
     """
-    order = execution_order(graph) if order is None else order
-    if not order:
-        return PeakMemory(0, "", ())
     lifetimes = Lifetimes(graph, sizes)
-    totals = lifetimes.totals(order)
+    executed = lifetimes.positions(order)
+    if not executed:
+        return PeakMemory(0, "", ())
+    totals = lifetimes.totals(executed)
     most = max(totals)
+    *before, fullest = executed[: totals.index(most) + 1]
     again = _Execution(lifetimes)
-    for node in order[: totals.index(most)]:
-        again.execute(node)
-    node = order[totals.index(most)]
-    again.start(lifetimes.demands[node])
-    live = [(str(value.name), size) for value, size in again.live.items()]
-    live.append((f"workspace of {node.name}", lifetimes.demands[node].workspace))
+    for position in before:
+        again.execute(lifetimes.demands[position])
+    node, demand = lifetimes.nodes[fullest], lifetimes.demands[fullest]
+    again.start(demand)
+    live = [(str(value.name), size) for value, size in zip(lifetimes.values, again.live, strict=True)]
+    live.append((f"workspace of {node.name}", demand.workspace))
     largest = sorted((item for item in live if item[1]), key=lambda item: (-item[1], item[0]))
     return PeakMemory(most, node.name or node.op_type, tuple(largest))
 
@@ -78,22 +78,23 @@ def totals_in_bytes(
     outputs: bool = True,
 ) -> list[int]:
     """What lives while each node of *order* is executed, with or without graph *outputs*; see `estimate_peak`."""
-    order = execution_order(graph) if order is None else order
-    return Lifetimes(graph, sizes, outputs=outputs).totals(order)
+    lifetimes = Lifetimes(graph, sizes, outputs=outputs)
+    return lifetimes.totals(lifetimes.positions(order))
 
 
 class _Demand(NamedTuple):
-    """What one node does to the memory, whenever it is executed.
+    """What one node does to the memory, whenever it is executed. Values go by their positions in `Lifetimes.values`.
 
     Attributes:
+        reads: the inputs that nodes compute.
         source: the input whose memory the first output may be in, None if it must have its own.
         is_view: whether it always is; otherwise only if nothing else reads that memory any more.
         workspace: bytes beside the inputs and outputs.
     """
 
-    reads: tuple[ir.Value, ...]
-    outputs: tuple[ir.Value, ...]
-    source: ir.Value | None
+    reads: list[int]
+    outputs: list[int]
+    source: int | None
     is_view: bool
     workspace: int
 
@@ -101,36 +102,58 @@ class _Demand(NamedTuple):
 class Lifetimes:
     """What the memory of the values of *graph* depends on, whatever the order of its nodes; see `estimate_peak`.
 
+    Nodes and values go by their positions here, which are quicker to look up than they are.
+
     Attributes:
-        bytes: of each value that a node computes; none for a view of a graph input or an initializer.
-        reads: how often nodes read each value, and once more for an output of the graph.
+        nodes: of the graph, in its order.
+        demands: of each node.
+        values: all that nodes compute.
+        makers: of each, the position of the node that computes it.
+        bytes: of each; none for a view of a graph input or an initializer.
+        reads: how often nodes read each, and once more for an output of the graph.
     """
 
     def __init__(self, graph: ir.Graph, sizes: Mapping[str, int] | None = None, *, outputs: bool = True) -> None:
+        self.nodes = list(graph)
+        self.demands: list[_Demand] = []
+        self.values: list[ir.Value] = []
+        self.makers: list[int] = []
+        self.bytes: list[int] = []
+        self.reads: list[int] = []
+        self._positions: dict[ir.Value | None, int] = {}
         kept = frozenset(graph.outputs)
-        self.bytes: dict[ir.Value, int] = {}
-        self.reads = Counter(kept)
-        self.demands: dict[ir.Node, _Demand] = {}
-        for node in graph:
-            given = node.domain == "" and node.op_type in VIEWS and node.inputs[0] not in self.bytes
+        for index, node in enumerate(self.nodes):
+            given = node.domain == "" and node.op_type in VIEWS and node.inputs[0] not in self._positions
             for output in node.outputs:
                 size = 0 if given or (output in kept and not outputs) else size_in_bytes(output, sizes)
-                self.bytes[output] = 0 if math.isinf(size) else int(size)
-            demand = self.demands[node] = self._demand(node, kept)
-            self.reads.update(demand.reads)
+                self._positions[output] = len(self.values)
+                self.values.append(output)
+                self.makers.append(index)
+                self.bytes.append(0 if math.isinf(size) else int(size))
+                self.reads.append(1 if output in kept else 0)
+            demand = self._demand(node, kept)
+            self.demands.append(demand)
+            for value in demand.reads:
+                self.reads[value] += 1
 
-    def totals(self, order: Iterable[ir.Node]) -> list[int]:
+    def positions(self, order: Sequence[ir.Node] | None) -> list[int]:
+        """Where the nodes of *order*, that of `execution_order` if None, are in the graph."""
+        position = {node: index for index, node in enumerate(self.nodes)}
+        return [position[node] for node in (execution_order(self.nodes) if order is None else order)]
+
+    def totals(self, order: Iterable[int]) -> list[int]:
         """The bytes that live while each node of *order* is executed."""
         execution = _Execution(self)
-        return [execution.execute(node) for node in order]
+        return [execution.execute(self.demands[position]) for position in order]
 
     def _demand(self, node: ir.Node, kept: frozenset[ir.Value]) -> _Demand:
-        reads = tuple(value for value in (*node.inputs, *captured_values(node)) if value is not None)
-        first, op_type = node.outputs[0], node.op_type
-        may_share = node.domain == "" and (op_type in VIEWS or op_type in IN_PLACE) and first not in kept
-        source = node.inputs[0] if may_share and node.inputs else None
-        workspace = int(WORKSPACE.get(op_type, 0) * self.bytes[first])
-        return _Demand(reads, tuple(node.outputs), source, op_type in VIEWS, workspace)
+        positions, op_type = self._positions, node.op_type
+        reads = [positions[value] for value in (*node.inputs, *captured_values(node)) if value in positions]
+        outputs = [positions[value] for value in node.outputs]
+        may_share = node.domain == "" and (op_type in VIEWS or op_type in IN_PLACE) and node.outputs[0] not in kept
+        source = positions.get(node.inputs[0]) if may_share and node.inputs else None
+        workspace = int(WORKSPACE.get(op_type, 0) * self.bytes[outputs[0]])
+        return _Demand(reads, outputs, source, op_type in VIEWS, workspace)
 
 
 class _Execution:
@@ -138,50 +161,50 @@ class _Execution:
 
     def __init__(self, lifetimes: Lifetimes) -> None:
         self.lifetimes = lifetimes
-        self.memory: dict[ir.Value, ir.Value] = {}
-        """The owner of the memory of each value that was computed."""
-        self.pending: dict[ir.Value, int] = {}
+        self.owner = list(range(len(lifetimes.values)))
+        """Of the memory of each value."""
+        self.pending = [0] * len(lifetimes.values)
         """By owner, the reads that are still to come, of all views."""
-        self.live: dict[ir.Value, int] = {}
+        self.live = [0] * len(lifetimes.values)
         """By owner, the bytes."""
         self.total = 0
 
-    def execute(self, node: ir.Node) -> int:
-        """Start *node* and end it; how many bytes it had in between."""
-        demand = self.lifetimes.demands[node]
+    def execute(self, demand: _Demand) -> int:
+        """Start a node and end it; how many bytes it had in between."""
         self.start(demand)
         most = self.total + demand.workspace
         for value in demand.reads:
-            owner = self.memory.get(value)
-            if owner is not None:
-                self.pending[owner] -= 1
-                self.release_unread(owner)
+            owner = self.owner[value]
+            self.pending[owner] -= 1
+            self.release_unread(owner)
         for output in demand.outputs:
-            self.release_unread(self.memory[output])
+            self.release_unread(self.owner[output])
         return most
 
     def start(self, demand: _Demand) -> None:
         """Take the memory of what a node computes."""
-        lifetimes, owner = self.lifetimes, self.shared(demand)
+        lifetimes, shared = self.lifetimes, self.shared(demand)
         for output in demand.outputs:
-            if owner is None:
-                owner = output
-                self.pending[owner] = 0
+            owner = output if shared is None else shared
+            if shared is None:
                 self.live[owner] = lifetimes.bytes[output]
                 self.total += lifetimes.bytes[output]
-            self.memory[output] = owner
-            self.pending[owner] += lifetimes.reads.get(output, 0)
-            owner = None
+            self.owner[output] = owner
+            self.pending[owner] += lifetimes.reads[output]
+            shared = None
 
-    def release_unread(self, owner: ir.Value) -> None:
+    def release_unread(self, owner: int) -> None:
         """Give the memory of *owner* back if nothing is to read it any more."""
-        if self.pending[owner] == 0:
-            self.total -= self.live.pop(owner, 0)
+        if not self.pending[owner]:
+            self.total -= self.live[owner]
+            self.live[owner] = 0
 
-    def shared(self, demand: _Demand) -> ir.Value | None:
+    def shared(self, demand: _Demand) -> int | None:
         """The owner of the memory that the first output shares, None if it gets its own."""
-        owner = None if demand.source is None else self.memory.get(demand.source)
-        if owner is None or demand.is_view:
+        if demand.source is None:
+            return None
+        owner = self.owner[demand.source]
+        if demand.is_view:
             return owner
         size = self.lifetimes.bytes[demand.outputs[0]]
         return owner if self.pending[owner] <= 1 and self.live[owner] == size else None

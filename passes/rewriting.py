@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .attributes import make_attributes
+from .element_types import FLOATS
 from .subgraphs import all_graphs
 from .substitution import can_take_name, remove_if_unused, substitute
 from .tape import Scalar, Tape
@@ -44,14 +46,15 @@ class Rewriter:
 
     def _sweep(self, rules: Mapping[str, RewriteRule]) -> bool:
         modified = False
-        nodes: list[tuple[str, ir.Node]] = []
+        placed: dict[ir.Node, list[ir.Node]] = {}
         for op_type, node in self._nodes:
-            if op_type not in rules:
-                nodes.append((op_type, node))
-            elif node.graph is not None:
+            if op_type in rules and node.graph is not None:
                 modified |= self._rewrite(node, rules[op_type])
-                nodes += [(each.op_type, each) for each in self._in_its_place]
-        self._nodes = [(op_type, node) for op_type, node in nodes if node.graph is not None] if modified else nodes
+                if len(self._in_its_place) > 1:
+                    placed[node] = self._in_its_place
+        if modified or placed:
+            nodes = [each for _, node in self._nodes for each in placed.get(node, (node,)) if each.graph is not None]
+            self._nodes = [(node.op_type, node) for node in nodes]
         return modified
 
     def _rewrite(self, node: ir.Node, rule: RewriteRule) -> bool:
@@ -96,7 +99,7 @@ class Rewriter:
             "",
             op_type,
             list(inputs),
-            ir.convenience.convert_attributes(attributes),
+            make_attributes(attributes),
             outputs=[ir.Value(name=name)],
             name=name,
             metadata_props=dict(at.metadata_props),
@@ -120,7 +123,7 @@ class Rewriter:
         if value is None or value.const_value is None:
             return None
         tensor = value.const_value
-        if tensor.size > (1 if tensor.dtype.is_floating_point() else LARGEST_READ_CONSTANT):
+        if tensor.size > (1 if tensor.dtype in FLOATS else LARGEST_READ_CONSTANT):
             return None
         if value.is_graph_input() or value.name in self.protected:
             return None
@@ -142,7 +145,11 @@ def first_of(*rules: RewriteRule) -> RewriteRule:
     """The first of *rules* that fits."""
 
     def rule(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
-        return next((value for rule in rules if (value := rule(rewriter, node)) is not None), None)
+        for each in rules:
+            value = each(rewriter, node)
+            if value is not None:
+                return value
+        return None
 
     return rule
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from .execution_order import execution_order_of_file, in_order, producers_in
+from .execution_order import execution_order_of_file
 from .peak_memory import Lifetimes
 
 
@@ -30,48 +30,44 @@ class Schedule(ir.passes.InPlacePass):
         self._sizes = sizes
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        written = producers_in(graph)
-        inner, leaves = _leaves_last(written)
-        leaves_last = in_order(written, inner + leaves)
-        shallow_first = in_order(written, _shallow_first(inner, leaves_last) + leaves)
-        candidates = (written, leaves_last, shallow_first)
-        lifetimes = Lifetimes(graph, self._sizes)
-        peaks = [max(lifetimes.totals(execution_order_of_file(reads)), default=0) for reads in candidates]
+        lifetimes = Lifetimes(model.graph, self._sizes)
+        reads = [sorted({lifetimes.makers[value] for value in demand.reads}) for demand in lifetimes.demands]
+        written = list(range(len(reads)))
+        inner, leaves = _leaves_last(reads)
+        candidates = (written, inner + leaves, _shallow_first(inner, reads) + leaves)
+        peaks = [max(lifetimes.totals(execution_order_of_file(reads, file)), default=0) for file in candidates]
         best = candidates[peaks.index(min(peaks))]
         if best is not written:
-            graph.extend(best)
+            model.graph.extend([lifetimes.nodes[index] for index in best])
         return ir.passes.PassResult(model, best is not written)
 
 
-def _leaves_last(reads: Mapping[ir.Node, Sequence[ir.Node]]) -> tuple[list[ir.Node], list[ir.Node]]:
+def _leaves_last(reads: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     """The nodes that others read, and the others, in the opposite order of that in which they could first run."""
-    read = {producer for producers in reads.values() for producer in producers}
-    position = {node: index for index, node in enumerate(reads)}
-    leaves = [node for node in reads if node not in read]
-    leaves.sort(key=lambda node: (max((position[p] for p in reads[node]), default=-1), position[node]), reverse=True)
-    return [node for node in reads if node in read], leaves
+    read = {producer for producers in reads for producer in producers}
+    leaves = [node for node in range(len(reads)) if node not in read]
+    leaves.sort(key=lambda node: (max(reads[node], default=-1), node), reverse=True)
+    return sorted(read), leaves
 
 
-def _shallow_first(inner: Sequence[ir.Node], reads: Mapping[ir.Node, Sequence[ir.Node]]) -> list[ir.Node]:
+def _shallow_first(inner: Sequence[int], reads: Sequence[Sequence[int]]) -> list[int]:
     """*inner* with each node behind the shallower ones that some node reads together with it."""
-    position = {node: index for index, node in enumerate(inner)}
-    depth: dict[ir.Node, int] = {}
-    before: dict[ir.Node, list[ir.Node]] = {}
-    for node, producers in reads.items():
-        depth[node] = 1 + max((depth[producer] for producer in producers), default=0)
+    depth: list[int] = []
+    before: dict[int, list[int]] = {}
+    for producers in reads:
+        depth.append(1 + max([depth[producer] for producer in producers], default=0))
         if len(producers) > 1:
             deepest = max(producers, key=depth.__getitem__)
-            before.setdefault(deepest, []).extend(p for p in producers if depth[p] < depth[deepest])
-    placed: dict[ir.Node, None] = {}
+            before.setdefault(deepest, []).extend([p for p in producers if depth[p] < depth[deepest]])
+    placed: dict[int, None] = {}
     for node in inner:
-        for shallow in sorted(before.get(node, ()), key=position.__getitem__):
+        for shallow in sorted(before.get(node, ())):
             _place(shallow, reads, placed)
         _place(node, reads, placed)
     return list(placed)
 
 
-def _place(node: ir.Node, reads: Mapping[ir.Node, Sequence[ir.Node]], placed: dict[ir.Node, None]) -> None:
+def _place(node: int, reads: Sequence[Sequence[int]], placed: dict[int, None]) -> None:
     """Append *node* to *placed*, behind what it reads."""
     pending = [node]
     while pending:

@@ -37,4 +37,4 @@ def add(op: Tape, a: Tensor, b: Tensor) -> Tensor:
 
 def is_sequence(x: Tensor) -> bool:
     """Whether the value is a sequence of tensors."""
-    return isinstance(x.value.type, ir.SequenceType)
+    return type(x.value.type) is ir.SequenceType  # isinstance takes ten times as long

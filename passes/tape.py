@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from .attributes import make_attributes
 from .errors import UnsupportedError
 from .fresh_names import FreshNames
 from .infer_shapes import NodeInference
@@ -50,21 +52,27 @@ class Tensor:
     @property
     def shape(self) -> tuple[Dim, ...]:
         """Sizes, static ones as int and symbolic ones by name. Raises UnsupportedError on unknown rank."""
-        if self.value.shape is None:
-            raise UnsupportedError(f"The rank of {self.value.name!r} is unknown; {_annotate()}")
-        return tuple(dim if isinstance(dim, int) else dim.value for dim in self.value.shape)
+        return tuple(dim if isinstance(dim, int) else dim.value for dim in self._dims)
 
     @property
     def rank(self) -> int:
-        return len(self.shape)
+        """The number of axes. Raises UnsupportedError where it is unknown."""
+        return len(self._dims)
+
+    @property
+    def _dims(self) -> ir.Shape:
+        if self.value.shape is None:
+            raise UnsupportedError(f"The rank of {self.value.name!r} is unknown; {_annotate()}")
+        return self.value.shape
 
     @property
     def static_shape(self) -> tuple[int, ...] | None:
         """The shape if every size is known, else None."""
-        if self.value.shape is None:
+        shape = self.value.shape
+        if shape is None:
             return None
-        sizes = tuple(dim for dim in self.shape if isinstance(dim, int))
-        return sizes if len(sizes) == self.rank else None
+        sizes = tuple([dim for dim in shape if isinstance(dim, int)])
+        return sizes if len(sizes) == len(shape) else None
 
     @property
     def constant(self) -> np.ndarray | None:
@@ -174,6 +182,10 @@ class Tensor:
             return self.reshape([dim if isinstance(dim, int) else -1 for dim in other.shape])
         return self.reshape(other.sizes())
 
+    def flatten(self, axis: int) -> Tensor:
+        """The matrix whose rows are made of the axes before *axis*, its columns of the others; itself if it is one."""
+        return self if self.rank == 2 and axis == 1 else self.op.Flatten(self, axis=axis)
+
     def expand_like(self, other: Tensor) -> Tensor:
         """Broadcast to the shape of *other*."""
         return self if same_shape(self, other) else self.op.Expand(self, other.sizes())
@@ -204,7 +216,7 @@ class Tensor:
         axes = list(range(self.rank)) if axes is None else [axis % self.rank for axis in axes]
         known = [dim for axis in axes if isinstance(dim := self.shape[axis], int)]
         if len(known) == len(axes):
-            return self.op.constant(int(np.prod(known)), dtype)
+            return self.op.constant(math.prod(known), dtype)
         return self.op.ReduceProd(self.sizes(axes), keepdims=0).cast(dtype)
 
 
@@ -297,7 +309,7 @@ class Tape:
             domain,
             op_type,
             values,
-            ir.convenience.convert_attributes(attributes),
+            make_attributes(attributes),
             outputs=[
                 ir.Value(name=name if index == 0 else self.fresh_name(f"{name}:{index}")) for index in range(outputs)
             ],
@@ -312,8 +324,7 @@ class Tape:
         """A constant of the graph (of the outermost one in a subgraph), made once per dtype, shape and bytes."""
         if self._outer is not None:
             return self.tensor(self._outer.constant(value, dtype).value)
-        array = np.ascontiguousarray(np.asarray(value).astype(dtype.numpy()))
-        array = array.reshape(np.shape(value))
+        array = np.asarray(value).astype(dtype.numpy(), order="C")
         key = (dtype, array.shape, array.tobytes())
         if key not in self._constants:
             name = self.fresh_name(CONSTANT)

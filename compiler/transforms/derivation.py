@@ -28,7 +28,7 @@ from ..attach import attach
 from ..load import ModelLike, load_model
 from ..losses import Loss
 from ..normalize import normalize
-from ..optimize import optimizations
+from ..optimize import optimize
 from ..original import ORIGINAL_KEY
 from ..parameters import as_names, select_outputs, select_prediction, select_wrt
 from ..pipeline import Pipeline
@@ -231,15 +231,8 @@ def finish(
         forward: names of the values that were there before the derivative.
         rules: the VJP rules, which choose the forms of gradients.
     """
-    pipeline.run(
-        [
-            *optimizations(protected),
-            ChooseResiduals(forward),
-            LowerOpset(opset),
-            LowerCorrelations(rules, protected),
-            Schedule(),
-        ]
-    )
+    optimize(pipeline, protected)
+    pipeline.run([ChooseResiduals(forward), LowerOpset(opset), LowerCorrelations(rules, protected), Schedule()])
 
 
 def written(model: ir.Model, source: ModelLike, to: str | os.PathLike[str] | None) -> ModelLike:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
-from .masking import masked
+from .masking import unless_masked
 
 rules = Registry()
 
@@ -16,7 +16,7 @@ rules = Registry()
 @rules.vjp("Relu")
 def relu(n: Primal, dy: Tensor) -> Cotangent:
     """dx = 0 where y ≤ 0, else dy; the derivative at 0 is 0."""
-    return lambda: masked(dy, n.op.Not(n.outputs[0] <= 0))
+    return lambda: unless_masked(dy, n.outputs[0] <= 0)
 
 
 @rules.vjp("LeakyRelu")

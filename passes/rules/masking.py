@@ -1,4 +1,4 @@
-"""Cotangents that pass where a mask holds, and are 0 elsewhere."""
+"""Cotangents that pass where a mask holds, or where it does not, and are 0 elsewhere."""
 
 from __future__ import annotations
 
@@ -17,15 +17,27 @@ FARTHEST = 12
 
 
 def masked(dy: Tensor, mask: Tensor) -> Tensor:
-    """*dy* where *mask* holds, else 0, whatever dy is there.
-
-    Out of convolutions and matrix products an infinity or NaN comes in many elements at once, masked ones or not.
-    What comes from those alone is multiplied with the mask, which takes ONNX Runtime half the time of a Where.
-    """
-    few = dy.static_shape is not None and prod(dy.static_shape) <= FEW
-    if not few and _comes_from_products(dy.value, FARTHEST):
+    """*dy* where *mask* holds, else 0, whatever dy is there."""
+    if _is_multiplied(dy):
         return dy * mask.cast(dy.dtype)
     return dy.op.Where(mask, dy, dy.op.constant(0, dy.dtype))
+
+
+def unless_masked(dy: Tensor, mask: Tensor) -> Tensor:
+    """0 where *mask* holds, whatever dy is there, else *dy*."""
+    if _is_multiplied(dy):
+        return dy * dy.op.Not(mask).cast(dy.dtype)
+    return dy.op.Where(mask, dy.op.constant(0, dy.dtype), dy)
+
+
+def _is_multiplied(dy: Tensor) -> bool:
+    """Whether *dy* is to be multiplied with a mask, which takes ONNX Runtime half the time of a Where.
+
+    Out of convolutions and matrix products an infinity or NaN comes in many elements at once, masked ones or not. What
+    comes from those alone need not be kept from making NaN.
+    """
+    few = dy.static_shape is not None and prod(dy.static_shape) <= FEW
+    return not few and _comes_from_products(dy.value, FARTHEST)
 
 
 def _comes_from_products(value: ir.Value | None, farthest: int) -> bool:

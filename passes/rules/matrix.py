@@ -65,7 +65,7 @@ def gemm(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
 
 def _rows(x: Tensor) -> Tensor:
     """The rows of *x* (its last axis) as a matrix."""
-    return x if x.rank == 2 else x.op.Flatten(x, axis=x.rank - 1)
+    return x.flatten(x.rank - 1)
 
 
 def _outer(x: Tensor, vector: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _outer(x: Tensor, vector: Tensor) -> Tensor:
 def _weighted_rows(weights: Tensor, x: Tensor) -> Tensor:
     """Σ w[...] x[..., j]: the cotangent of v in x v."""
     op = x.op
-    column = op.Flatten(weights, axis=weights.rank)
+    column = weights.flatten(weights.rank)
     return op.Gemm(_rows(x), column, transA=1).squeeze([1])
 
 

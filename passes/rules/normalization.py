@@ -211,7 +211,9 @@ def _through_rows(rows: ScaledRows, axes: Sequence[int], *, centers: bool) -> Al
     """The cotangent of x from that of the rows' y, with 1/std, and if it *centers* the mean, depending on x."""
 
     def by_products(dy: Tensor, scale: Tensor, x: Tensor, inv_std: Tensor) -> Tensor:
-        given = ScaledRows(dy, scale, x, inv_std, rows.axis)
+        operands = (dy, scale, x, inv_std)
+        # The gradient of the scale needs a product of the same rows.
+        given = rows if operands == rows.operands else ScaledRows(*operands, rows.axis)
         return (given.less_projection() - given.mean() if centers else given.less_projection()) * inv_std
 
     def by_means(dy: Tensor, scale: Tensor, x: Tensor, inv_std: Tensor) -> Tensor:
@@ -222,7 +224,7 @@ def _through_rows(rows: ScaledRows, axes: Sequence[int], *, centers: bool) -> Al
 
     return Alternatives(
         "input gradient of a normalization of rows",
-        (rows.dy, rows.scale, rows.x, rows.inv_std),
+        rows.operands,
         {"axis": rows.axis, "centers": centers},
         {"products": by_products, "means": by_means},
         expected="products",

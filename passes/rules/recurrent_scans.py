@@ -174,7 +174,7 @@ def scan(initial: Sequence[Tensor], sequences: Sequence[Tensor], step: Step, *, 
 
 def rows(x: Tensor) -> Tensor:
     """The last axis of *x* as the rows of a matrix."""
-    return x.op.Flatten(x, axis=x.rank - 1)
+    return x.flatten(x.rank - 1)
 
 
 def sum_of_products(a: Tensor, b: Tensor) -> Tensor:

@@ -64,5 +64,5 @@ def _to_cache(n: Primal, products: Tensor, like: Tensor) -> Tensor:
     summed, positions = products.sum([2]), n.input(3)
     if positions is None:
         return unbroadcast(summed, like)
-    rows = n.op.Flatten(summed, axis=2)
+    rows = summed.flatten(2)
     return add_slices(n.op.zeros_like(like), positions.reshape([-1]), rows, 0)

@@ -23,6 +23,11 @@ class ScaledRows:
     def __init__(self, dy: Tensor, scale: Tensor, x: Tensor, inv_std: Tensor, axis: int) -> None:
         self.dy, self.scale, self.x, self.inv_std, self.axis = dy, scale, x, inv_std, axis
 
+    @property
+    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The tensors from which the sums are computed."""
+        return self.dy, self.scale, self.x, self.inv_std
+
     def less_projection(self) -> Tensor:
         """g - x̂ mean(g x̂) for g = scale dy."""
         along = self._row_means(self._product) * self.inv_std * self.inv_std
@@ -30,7 +35,7 @@ class ScaledRows:
 
     def mean(self) -> Tensor:
         """The mean of g = scale dy over each row, with its axes kept."""
-        return self._row_means(self.dy.op.Flatten(self.dy, axis=self.axis))
+        return self._row_means(self.dy.flatten(self.axis))
 
     def dscale(self) -> Tensor:
         """The sum of dy x̂ over all rows."""
@@ -40,7 +45,7 @@ class ScaledRows:
 
     @cached_property
     def _product(self) -> Tensor:
-        return self.x.op.Flatten(self.dy * self.x, axis=self.axis)
+        return (self.dy * self.x).flatten(self.axis)
 
     @cached_property
     def _weights(self) -> Tensor:
