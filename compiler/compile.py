@@ -15,6 +15,7 @@ from ..passes.fake_quantize import LowerFakeQuantize
 from ..passes.forms import ChooseForm
 from ..passes.gradient_marks import MarkGradients
 from ..passes.lower_convolutions import LowerConvolutions
+from ..passes.lower_correlations import LowerCorrelations
 from ..passes.lower_opset import LowerOpset
 from ..passes.pool_before_relu import PoolBeforeRelu
 from ..passes.registry import Registry
@@ -166,6 +167,7 @@ def compile(
                 else []
             ),
             LowerOpset(opset),
+            LowerCorrelations(rules, protected),
             Schedule(assume_dims),
         ]
     )

@@ -17,7 +17,9 @@ import onnxruntime as ort
 
 from ..compiler.save import EXTERNAL_DATA_THRESHOLD, save_model
 from ..compiler.signature import Port, Signature
+from ..passes.block_convolutions import BlockConvolutions
 from ..passes.errors import Error, InputError
+from .blocks import block_size
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
 from .slots import Slots, check_fixed
@@ -231,8 +233,14 @@ class Executor:
 def create_session(
     model: ir.Model, providers: Sequence[Provider], options: ort.SessionOptions | None
 ) -> ort.InferenceSession:
-    """Load *model* into ONNX Runtime. Raises Error, with the runtime's reason, when it does not take it."""
+    """Load *model* into ONNX Runtime, for which it may be changed.
+
+    Raises Error, with the runtime's reason, when it does not take it.
+    """
     options = options or session_options()
+    block = block_size() if _may_change_layouts(providers, options) else None
+    if block is not None:
+        BlockConvolutions(block).call(model)
     weights = [v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None]
     try:
         if sum(weights) <= EXTERNAL_DATA_THRESHOLD:
@@ -244,6 +252,13 @@ def create_session(
             return ort.InferenceSession(str(path), options, providers=list(providers), disabled_optimizers=_UNDOING)
     except Exception as error:
         raise Error(f"ONNX Runtime could not load the graph: {_reason(error)}") from error
+
+
+def _may_change_layouts(providers: Sequence[Provider], options: ort.SessionOptions) -> bool:
+    """Whether the processor runs the graph, and the runtime may lay tensors out as its kernels like it."""
+    first = providers[0] if providers else ""
+    level = options.graph_optimization_level
+    return first == "CPUExecutionProvider" and level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 
 
 def run_bound(session: ort.InferenceSession, binding: ort.IOBinding, integers: Sequence[str] = ()) -> None:

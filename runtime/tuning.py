@@ -14,9 +14,11 @@ import onnxruntime as ort
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.errors import Error
 from ..passes.forms import Alternatives
+from ..passes.lower_correlations import LowerCorrelations
 from ..passes.lower_opset import LowerOpset
 from ..passes.memory_of_values import size_of_dim
 from ..passes.peak_memory import estimate_peak
+from ..passes.registry import Registry
 from ..passes.simplify import Simplify
 from ..passes.tape import CANONICAL_OPSET, Tape
 from .device import Provider, describe_device, device_of, resolve_providers
@@ -110,7 +112,7 @@ class Tuner:
         actions: dict[str, Callable[[], object]] = {}
         known: set[bytes] = set()
         for form in sorted(alternatives.forms, key=lambda name: name != alternatives.expected):
-            model = _as_model(alternatives, form)
+            model = self._as_model(alternatives, form)
             text = ir.to_proto(model).SerializeToString(deterministic=True)
             if text in known:
                 continue
@@ -156,20 +158,21 @@ class Tuner:
 
         return run
 
-
-def _as_model(alternatives: Alternatives, form: str) -> ir.Model:
-    """A graph from the operands to the cotangent, simplified as the joint graph is."""
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": CANONICAL_OPSET}, name="form")
-    tape = Tape(graph)
-    operands = [
-        tape.argument("operand", operand.dtype, operand.shape if operand.value.shape is not None else None)
-        for operand in alternatives.operands
-    ]
-    tape.returns(alternatives.forms[form](*operands))
-    model = ir.Model(graph, ir_version=13)
-    for step in (Simplify(), EliminateCommonSubexpressions(), Simplify(), LowerOpset()):
-        step.call(model)
-    return model
+    def _as_model(self, alternatives: Alternatives, form: str) -> ir.Model:
+        """A graph from the operands to the cotangent, simplified as the joint graph is."""
+        graph = ir.Graph([], [], nodes=[], opset_imports={"": CANONICAL_OPSET}, name="form")
+        tape = Tape(graph)
+        operands = [
+            tape.argument("operand", operand.dtype, operand.shape if operand.value.shape is not None else None)
+            for operand in alternatives.operands
+        ]
+        tape.returns(alternatives.forms[form](*operands))
+        rules = Registry(choose=self)
+        model = ir.Model(graph, ir_version=13)
+        passes = (Simplify(), EliminateCommonSubexpressions(), Simplify(), LowerOpset(), LowerCorrelations(rules))
+        for step in passes:
+            step.call(model)
+        return model
 
 
 def _fastest(seconds: Mapping[str, float], expected: str) -> str:

@@ -16,6 +16,7 @@ from ...passes.choose_residuals import ChooseResiduals
 from ...passes.custom_functions import CustomFunctions
 from ...passes.differentiate import PASS, differentiate
 from ...passes.errors import InputError, UnsupportedError
+from ...passes.lower_correlations import LowerCorrelations
 from ...passes.lower_opset import LowerOpset
 from ...passes.pushforward import pushforward
 from ...passes.registry import Registry
@@ -212,7 +213,7 @@ class Derivation:
             if value.is_initializer() and not value.is_graph_input():
                 graph.inputs.append(value)
         protected = [str(value.name) for value in self.wrt]
-        finish(self._pipeline, protected, self.forward, options.opset)
+        finish(self._pipeline, protected, self.forward, options.opset, self._rules)
         return written(self._model, self._source, options.to)
 
     def _sum(self, values: Sequence[ir.Value]) -> ir.Value:
@@ -220,18 +221,22 @@ class Derivation:
         return values[0] if len(values) == 1 else op.Sum(*map(op.tensor, values)).value
 
 
-def finish(pipeline: Pipeline, protected: Collection[str], forward: Collection[str], opset: int | None) -> None:
+def finish(
+    pipeline: Pipeline, protected: Collection[str], forward: Collection[str], opset: int | None, rules: Registry
+) -> None:
     """Simplify the graph, and bring it to the *opset*, or the lowest that can express it.
 
     Args:
         protected: names of values that stay, and of initializers that are no constants.
         forward: names of the values that were there before the derivative.
+        rules: the VJP rules, which choose the forms of gradients.
     """
     pipeline.run(
         [
             *optimizations(protected),
             ChooseResiduals(forward),
             LowerOpset(opset),
+            LowerCorrelations(rules, protected),
             Schedule(),
         ]
     )

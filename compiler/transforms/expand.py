@@ -37,10 +37,11 @@ def expand(
     functions = CustomFunctions(loaded)
     pipeline = Pipeline(loaded)
     protected = [str(value.name) for value in defaults]
-    parameters = normalize(pipeline, functions.rules(rules), free_dims or {}, keep=protected)
+    rules = functions.rules(rules)
+    parameters = normalize(pipeline, rules, free_dims or {}, keep=protected)
     if functions:
         functions.inline(loaded)
     graph.inputs.extend(value for value in defaults if value not in graph.inputs and loaded.ir_version >= 4)
     forward = {str(v.name) for node in graph if node.metadata_props.get(PASS) != "differentiate" for v in node.outputs}
-    finish(pipeline, [*protected, *(str(value.name) for value in parameters)], forward, opset)
+    finish(pipeline, [*protected, *(str(value.name) for value in parameters)], forward, opset, rules)
     return written(loaded, model, to)

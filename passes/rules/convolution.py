@@ -26,7 +26,7 @@ def conv(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     windows, group = _windows_of_conv(n, dy), n.attr("group", 1)
     return (
         lambda: n.fastest(long_cotangent(dy, w, x, windows, group)),
-        lambda: n.fastest(weight_cotangent(x, dy, w, windows, group)),
+        lambda: weight_cotangent(n, x, dy, w, windows, group),
         lambda: dy.sum([axis for axis in range(dy.rank) if axis != 1]),
     )
 
@@ -38,7 +38,7 @@ def conv_transpose(n: Primal, dy: Tensor) -> tuple[Cotangent, ...]:
     windows, group = _windows_of_conv_transpose(n), n.attr("group", 1)
     return (
         lambda: convolve(dy, w, x, windows, group),
-        lambda: n.fastest(weight_cotangent(dy, x, w, windows, group)),
+        lambda: weight_cotangent(n, dy, x, w, windows, group),
         lambda: dy.sum([axis for axis in range(dy.rank) if axis != 1]),
     )
 

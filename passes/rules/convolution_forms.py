@@ -17,7 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..convolution_gradients import ConvolutionSizes, InputForm, WeightForm, input_form, is_depthwise, weight_form
+from ..correlations import mark_correlation
 from ..forms import Alternatives
+from ..registry import Primal
 from ..tape import Tensor
 from .sizes import join_sizes, size_of
 from .slicing import zero_pad
@@ -45,8 +47,21 @@ def long_cotangent(y: Tensor, w: Tensor, like: Tensor, windows: Sequence[Windows
     return _alternatives("input gradient of a convolution", (y, w, like), windows, group, forms, expected)
 
 
-def weight_cotangent(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Alternatives:
-    """The cotangent of the kernel *w*: the correlation of the long signal with the short one.
+def weight_cotangent(n: Primal, x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
+    """The cotangent of the kernel *w* of the node *n*: the correlation of the long signal *x* with the short one *y*.
+
+    It stays one Conv for the passes that follow, and is marked for `LowerCorrelations`. A kernel of one tap is a
+    product of matrices from the start.
+    """
+    if w.static_shape is None or prod(w.static_shape[2:]) == 1:
+        return n.fastest(weight_forms(x, y, w, windows, group))
+    correlation = correlate(x, y, w, windows, group)
+    mark_correlation(correlation, w.static_shape)
+    return correlation
+
+
+def weight_forms(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Alternatives:
+    """The forms of the correlation of the long signal with the short one, of the shape of *w*.
 
     One product for each tap serves where columns cannot express the windows, or the sizes of rows are not known.
     """

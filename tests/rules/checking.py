@@ -25,6 +25,7 @@ import torch
 from onnxgrad.passes.activity import find_activity
 from onnxgrad.passes.differentiate import differentiate
 from onnxgrad.passes.infer_shapes import InferShapes
+from onnxgrad.passes.lower_correlations import LowerCorrelations
 from onnxgrad.passes.lower_opset import LowerOpset
 from onnxgrad.passes.registry import Registry
 from onnxgrad.passes.rules import BUILTIN_RULES
@@ -230,6 +231,7 @@ def joint_graph(model: onnx.ModelProto, wrt: Sequence[str], rules: Registry, suf
         node.outputs[0].type, node.outputs[0].shape = values[name].type, values[name].shape
         joint.graph.append(node)
         joint.graph.outputs.append(node.outputs[0])
+    LowerCorrelations(rules).call(joint)
     proto = ir.to_proto(joint)
     onnx.checker.check_model(proto)
     return proto

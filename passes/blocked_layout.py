@@ -1,0 +1,257 @@
+"""Convolutions in the blocked layout of ONNX Runtime's CPU kernels (NCHWc).
+
+There a signal (batch, channels, height, width) lies as (batch, channels / block, height, width, block): the block is
+as wide as a vector register, 16 floats with AVX-512 and 8 with AVX2 or NEON. The runtime's own pass takes only
+convolutions there whose kernels are constants; but its operators, in the domain com.microsoft.nchwc, take any kernel
+that is laid out as they want it. That is done here by their own ReorderInput, which is fast.
+
+Source of the layouts: ONNX Runtime, MlasNchwcConv and the operators' schemas. A kernel (M, C, h, w) is to lie as
+(M / block, C / block, h, w, block of C, block of M); as (M / block, C, h, w, block of M) where the signal has fewer
+channels than a block and stays as it is; and as (M / block, h, w, block of M) where each channel has one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from .rules.slicing import crop, zero_pad
+from .tape import Dim, Tape, Tensor
+
+DOMAIN = "com.microsoft.nchwc"
+
+ALIGNMENT = 4
+"""What the runtime's reordering wants a number of channels to be a multiple of."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a kernel meets a signal: its strides and dilations, and the zeros around the signal, along both axes.
+
+    Fewer than no zeros after a correlation's signal: so many of its elements meet no window.
+    """
+
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+
+class BlockedLayout:
+    """Emits convolutions in blocks of *block* channels, into one graph.
+
+    Signals go in and come out as (batch, channels, height, width); all sizes but that of the batch are known. A signal
+    that serves several convolutions is laid out once. An *activation* is an elementwise operator that the result goes
+    through ("Relu"), if there is one.
+    """
+
+    def __init__(self, block: int) -> None:
+        self._block = block
+        self._laid_out: dict[ir.Value, Tensor] = {}
+
+    def convolve(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
+    ) -> Tensor:
+        """Conv of *x* by *w* (M, C, h, w) in one group."""
+        many, channels, *size = _sizes(w)
+        if channels >= self._block:
+            x, w = self._blocked(x), self._blocked(w)
+        kernel = self._blocked(w.reshape([1, many, -1, 1])).reshape([self._rounded(many), _sizes(w)[1], *size])
+        return self._plain(self._conv(x, kernel, bias, steps, activation=activation), many)
+
+    def convolve_depthwise(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
+    ) -> Tensor:
+        """Conv of *x* by *w* (C, 1, h, w), each channel by a kernel of its own."""
+        return self._plain(self._depthwise(self._blocked(x), w, bias, steps, activation), _sizes(w)[0])
+
+    def convolve_transposed(
+        self, y: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
+    ) -> Tensor:
+        """ConvTranspose of *y* by *w* (M, C, h, w) at stride 1 in one group: a Conv by the reversed kernel."""
+        return self.convolve(y, _reversed(w).transpose([1, 0, 2, 3]), bias, steps, activation)
+
+    def spread_depthwise(
+        self,
+        y: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        strides: tuple[int, int],
+        steps: Steps,
+        activation: str | None = None,
+    ) -> Tensor:
+        """ConvTranspose of *y* at *strides* by *w* (C, 1, h, w), each channel by a kernel of its own.
+
+        That is a Conv by the reversed kernel, as *steps* say, of *y* with zeros between its elements.
+        """
+        spread, (down, across) = self._blocked(y), strides
+        channels, height, width = _sizes(spread, 1)
+        if max(strides) > 1:
+            spread = spread.reshape([-1, 1, width, self._block])
+            spread = zero_pad(spread, {1: (0, down - 1), 3: (0, (across - 1) * self._block)})
+            spread = spread.reshape([-1, channels, height * down, width * across])
+        return self._plain(self._depthwise(spread, _reversed(w), bias, steps, activation), _sizes(w)[0])
+
+    def correlate(self, x: Tensor, y: Tensor, steps: Steps) -> Tensor:
+        """Σ y[n, m, o] x[n, c, stride·o + dilation·k - before] over n and o, as (m, c, k): the gradient of a kernel.
+
+        A Conv for each sample, whose batch are the channels of *x*, and whose kernel is that of *y*. The zeros are
+        laid around a sample when it is in the caches.
+        """
+        (channels, *size), (many, *met) = _sizes(x, 1), _sizes(y, 1)
+
+        def sample(signal: Tensor, cotangent: Tensor) -> Tensor:
+            signal = _surrounded(signal.reshape([channels, 1, *size]), steps)
+            cotangent = self._blocked(cotangent.reshape([1, many, *met]))
+            around = Steps(steps.dilations, steps.strides, (0, 0), (0, 0))
+            return self._conv(signal, cotangent.reshape([self._rounded(many), 1, *met]), None, around)
+
+        return self._plain(_sum_over_samples(x, y, sample), many).transpose([1, 0, 2, 3])
+
+    def correlate_depthwise(self, x: Tensor, y: Tensor, steps: Steps) -> Tensor:
+        """As `correlate`, each channel of *x* with the same one of *y*, as (c, 1, k).
+
+        A depthwise Conv of the channels by those of *y*; where their number is known, of those of all samples.
+        """
+        batch, channels, *_ = y.shape
+        assert isinstance(channels, int)
+        rounded = self._rounded(channels)
+
+        def side_by_side(signal: Tensor, cotangent: Tensor, samples: int) -> Tensor:
+            signal, cotangent = self._blocked(_cropped(signal, steps)), self._blocked(cotangent)
+            signal = signal.reshape([1, samples * rounded, *_sizes(signal, 2)])
+            cotangent = cotangent.reshape([samples * rounded, 1, *_sizes(cotangent, 2)])
+            around = Steps(
+                steps.dilations, steps.strides, steps.before, (max(steps.after[0], 0), max(steps.after[1], 0))
+            )
+            sums = self._conv(signal, cotangent, None, around, group=samples * rounded)
+            return sums.reshape([samples, rounded, *_sizes(sums, 2)])
+
+        def sample(signal: Tensor, cotangent: Tensor) -> Tensor:
+            return side_by_side(signal.unsqueeze([0]), cotangent.unsqueeze([0]), 1)
+
+        if isinstance(batch, int) and batch > 0:
+            sums = side_by_side(x, y, batch).sum([0], keepdims=True)
+        else:
+            sums = _sum_over_samples(x, y, sample)
+        return self._plain(sums, channels).transpose([1, 0, 2, 3])
+
+    def _depthwise(self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None) -> Tensor:
+        channels, _, *size = _sizes(w)
+        kernel = self._blocked(w.reshape([1, channels, *size])).reshape([self._rounded(channels), 1, *size])
+        return self._conv(x, kernel, bias, steps, self._rounded(channels), activation)
+
+    def _conv(
+        self,
+        x: Tensor,
+        kernel: Tensor,
+        bias: Tensor | None,
+        steps: Steps,
+        group: int = 1,
+        activation: str | None = None,
+    ) -> Tensor:
+        many, _, *size = _sizes(kernel)
+        if bias is not None:
+            bias = zero_pad(bias, {0: (0, many - _sizes(bias)[0])})
+        spans = [(extent - 1) * dilation + 1 for extent, dilation in zip(size, steps.dilations, strict=True)]
+        counts = [
+            (extent + before + after - span) // stride + 1
+            for extent, before, after, span, stride in zip(
+                _sizes(x, 2), steps.before, steps.after, spans, steps.strides, strict=True
+            )
+        ]
+        y = x.op.emit(
+            "Conv",
+            x,
+            kernel,
+            bias,
+            domain=DOMAIN,
+            kernel_shape=size,
+            strides=steps.strides,
+            dilations=steps.dilations,
+            pads=[*steps.before, *steps.after],
+            group=group,
+            **({} if activation is None else {"activation": activation}),
+        )
+        return _described(y, x.dtype, [x.shape[0], many, *counts])
+
+    def _blocked(self, x: Tensor) -> Tensor:
+        """*x* in blocks, the last of which is filled with zeros."""
+        if x.value not in self._laid_out:
+            batch, channels, *size = x.shape
+            assert isinstance(channels, int)
+            blocked = x.op.emit("ReorderInput", x, domain=DOMAIN)
+            self._laid_out[x.value] = _described(blocked, x.dtype, [batch, self._rounded(channels), *size])
+        return self._laid_out[x.value]
+
+    def _plain(self, y: Tensor, channels: int) -> Tensor:
+        """The first *channels* of *y*, which is in blocks, one after the other."""
+        batch, _, *size = y.shape
+        plain = y.op.emit("ReorderOutput", y, domain=DOMAIN, channels=channels)
+        return _described(plain, y.dtype, [batch, channels, *size])
+
+    def _rounded(self, channels: int) -> int:
+        """*channels*, or as many as fill the last block."""
+        return -(-channels // self._block) * self._block
+
+
+def _reversed(w: Tensor) -> Tensor:
+    """The kernel *w* from its last tap to its first."""
+    op = w.op
+    return op.Slice(w, op.ints([-1, -1]), op.ints([np.iinfo(np.int64).min] * 2), op.ints([2, 3]), op.ints([-1, -1]))
+
+
+def _sum_over_samples(x: Tensor, y: Tensor, sample: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The sum of what *sample* emits for each sample of *x* and *y*."""
+    if isinstance(x.shape[0], int):
+        return _scan_samples(x.op, x, y, sample)
+    # ONNX Runtime 1.31 refuses a Scan over none.
+    some, none = x.op.body(), x.op.body()
+    total = _scan_samples(some, some.tensor(x.value), some.tensor(y.value), sample)
+    some.returns(total)
+    none.returns(_zeros(none, x.dtype, total.shape))
+    sums = x.op.emit("If", x.op.Size(x) > 0, then_branch=some.graph, else_branch=none.graph)
+    return _described(sums, x.dtype, total.shape)
+
+
+def _scan_samples(op: Tape, x: Tensor, y: Tensor, sample: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    inner = op.body()
+    signal = inner.argument("signal", x.dtype, x.shape[1:])
+    cotangent = inner.argument("cotangent", y.dtype, y.shape[1:])
+    addend = sample(signal, cotangent)
+    total = inner.argument("sum", x.dtype, addend.shape)
+    inner.graph.inputs[:] = [total.value, signal.value, cotangent.value]
+    inner.returns(total + addend)
+    zeros = _zeros(op, x.dtype, addend.shape)
+    return _described(op.emit("Scan", zeros, x, y, body=inner.graph, num_scan_inputs=2), x.dtype, addend.shape)
+
+
+def _zeros(op: Tape, dtype: ir.DataType, shape: Sequence[Dim]) -> Tensor:
+    return op.Expand(op.constant(0, dtype), op.ints([dim for dim in shape if isinstance(dim, int)]))
+
+
+def _cropped(x: Tensor, steps: Steps) -> Tensor:
+    """*x* without what no window meets, where that is said as a negative number of zeros."""
+    return crop(x, {axis: (0, after) for axis, after in enumerate(steps.after, 2) if after < 0})
+
+
+def _surrounded(x: Tensor, steps: Steps) -> Tensor:
+    """*x* with its zeros around it."""
+    down, across = zip(steps.before, (max(after, 0) for after in steps.after), strict=True)
+    return zero_pad(_cropped(x, steps), {2: down, 3: across})
+
+
+def _sizes(x: Tensor, first: int = 0) -> list[int]:
+    """The sizes of *x* from the axis *first* on, which are known."""
+    sizes = [dim for dim in x.shape[first:] if isinstance(dim, int)]
+    assert len(sizes) == x.rank - first
+    return sizes
+
+
+def _described(x: Tensor, dtype: ir.DataType, shape: Sequence[Dim]) -> Tensor:
+    """*x*, of an operator that shape inference does not know, with its type and shape."""
+    x.value.type, x.value.shape = ir.TensorType(dtype), ir.Shape(shape)
+    return x

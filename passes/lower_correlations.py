@@ -1,0 +1,145 @@
+"""The gradients of convolution kernels in the form that takes the least time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+
+import onnx_ir as ir
+
+from .correlations import CORRELATION, KERNEL, Correlation
+from .eliminate_common_subexpressions import EliminateCommonSubexpressions
+from .eliminate_dead_code import EliminateDeadCode
+from .registry import Registry
+from .rules.convolution_forms import weight_forms
+from .rules.sizes import join_sizes, size_of
+from .rules.sliding_windows import Windows
+from .subgraphs import all_graphs
+from .substitution import move_before, substitute
+from .tape import Tape, Tensor
+
+
+class LowerCorrelations(ir.passes.InPlacePass):
+    """Write each Conv that a rule marked as a correlation in the form that its registry chooses.
+
+    The last node of that form says which values it correlates, as `Correlation`.
+
+    Args:
+        rules: the VJP rules, which choose the forms.
+        protected: names of values that stay.
+
+    Requires: shapes inferred; no pass that follows replaces a value by one of another name, unless that it is willing
+    to lose the description. Guarantees: values change by rounding only.
+    """
+
+    def __init__(self, rules: Registry, protected: Collection[str] = ()) -> None:
+        self._rules = rules
+        self._protected = frozenset(protected)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        for node in model.graph.all_nodes():
+            # Of a graph that was compiled before, whose values bear other names by now.
+            node.metadata_props.pop(CORRELATION, None)
+        outer = Tape(model.graph, opset=model.opset_imports[""])
+        lowered = False
+        for graph in all_graphs(model.graph):
+            tape = outer if graph is model.graph else outer.body(graph)
+            for node in [node for node in graph if KERNEL in node.metadata_props]:
+                self._lower(tape, node)
+                lowered = True
+        if lowered:
+            EliminateCommonSubexpressions(self._protected).call(model)
+            EliminateDeadCode(self._protected).call(model)
+        return ir.passes.PassResult(model, lowered)
+
+    def _lower(self, op: Tape, node: ir.Node) -> None:
+        kernel = [int(size) for size in json.loads(node.metadata_props.pop(KERNEL))]
+        count = len(op.graph)
+        op.at(node.name or CORRELATION, dict(node.metadata_props))
+        group = node.attributes.get_int("group", 1)
+        x, y = (op.tensor(value) for value in node.inputs if value is not None)
+        long, short = _ungrouped(x, group), _swapped(y)
+        windows = _windows(node, long, short, kernel[2:])
+        like = op.tensor(ir.Value(name="kernel", type=ir.TensorType(x.dtype), shape=ir.Shape(kernel)))
+        forms = weight_forms(long, short, like, windows, group)
+        form = self._rules.choose(forms)
+        swapped = _reader_that_swaps(node)
+        if form != forms.plain:
+            result = forms.emit(form)
+            old, new = (node.outputs[0], _swapped(result)) if swapped is None else (swapped, result)
+            move_before(node, count)
+            substitute(old, new.value, self._protected)
+            swapped = result.value
+        if swapped is not None and swapped.shape == ir.Shape(kernel):
+            last = swapped.producer()
+            assert last is not None
+            description = Correlation(
+                str(long.value.name),
+                str(short.value.name),
+                tuple(kernel[2:]),
+                tuple(each.stride for each in windows),
+                tuple(each.dilation for each in windows),
+                tuple(node.attributes.get_ints("pads", (0,) * 2 * len(windows))[: len(windows)]),
+                group,
+            )
+            last.metadata_props[CORRELATION] = description.to_json()
+
+
+def _windows(node: ir.Node, long: Tensor, short: Tensor, kernel: Sequence[int]) -> list[Windows]:
+    """Those of the convolution whose kernel *node* computes the gradient of: strides and dilations change places."""
+    rank = len(kernel)
+    pads = node.attributes.get_ints("pads", (0,) * 2 * rank)
+    windows = []
+    for axis, size in enumerate(kernel):
+        stride = node.attributes.get_ints("dilations", (1,) * rank)[axis]
+        dilation = node.attributes.get_ints("strides", (1,) * rank)[axis]
+        before, after, extent, count = pads[axis], pads[axis + rank], long.shape[axis + 2], short.shape[axis + 2]
+        slack = 0 if stride == 1 else None
+        if isinstance(extent, int) and isinstance(count, int):
+            slack = before + extent + after - (count - 1) * stride - (size - 1) * dilation - 1
+        windows.append(Windows(stride, dilation, before, after, slack))
+    return windows
+
+
+def _swapped(signal: Tensor) -> Tensor:
+    """*signal* with its first two axes in each other's place; where a Transpose has done that, what it has read."""
+    node = signal.value.producer()
+    if node is not None and _swaps(node):
+        assert node.inputs[0] is not None
+        return signal.op.tensor(node.inputs[0])
+    return signal.transpose([1, 0, *range(2, signal.rank)])
+
+
+def _swaps(node: ir.Node) -> bool:
+    """Whether *node* is a Transpose of the first two axes."""
+    perm = node.attributes.get_ints("perm", ())
+    return node.op_type == "Transpose" and list(perm) == [1, 0, *range(2, len(perm))]
+
+
+def _reader_that_swaps(node: ir.Node) -> ir.Value | None:
+    """What the only reader of *node* gives if it is a Transpose of the first two axes."""
+    readers = node.outputs[0].consumers()
+    return readers[0].outputs[0] if len(readers) == 1 and _swaps(readers[0]) else None
+
+
+def _ungrouped(signal: Tensor, group: int) -> Tensor:
+    """*signal* (channels, group · batch, …) as (batch, group · channels, …), as it was before `correlate`."""
+    if group == 1:
+        return _swapped(signal)
+    source = signal.value
+    node = source.producer()
+    for op_type in ("Reshape", "Transpose", "Reshape"):
+        if node is None or node.op_type != op_type:
+            break
+        assert node.inputs[0] is not None
+        source = node.inputs[0]
+        node = source.producer()
+    else:
+        if source.shape is not None and source.shape.rank() == signal.rank:
+            return signal.op.tensor(source)
+    channels, *positions = (size_of(signal, axis) for axis in (0, *range(2, signal.rank)))
+    op = signal.op
+    signal = signal.reshape(join_sizes(op, [channels, group, -1, *positions])).transpose(
+        [2, 1, 0, *range(3, signal.rank + 1)]
+    )
+    return signal.reshape(join_sizes(op, [-1, channels * group, *positions]))

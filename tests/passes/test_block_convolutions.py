@@ -1,0 +1,220 @@
+"""Convolutions in blocks of channels against PyTorch in float64, in ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+
+import onnxgrad
+from onnxgrad.passes.block_convolutions import BlockConvolutions
+from onnxgrad.passes.blocked_layout import DOMAIN
+from onnxgrad.passes.correlations import CORRELATION
+from onnxgrad.runtime.blocks import block_size
+
+BLOCK = block_size()
+pytestmark = pytest.mark.skipif(BLOCK is None, reason="ONNX Runtime has no blocked layout for this processor")
+
+TOLERANCE = 1e-5
+"""Relative to the largest element; float32 sums of some thousand addends."""
+
+
+def convolution(
+    x: list[int | str], w: tuple[int, ...], op_type: str = "Conv", *, relu: bool = False, **attributes: Any
+) -> onnx.ModelProto:
+    """A convolution with a bias, of opset 18; *x* is the shape of the input, a name is a symbolic size."""
+    many = w[0] if op_type == "Conv" else w[1] * attributes.get("group", 1)
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal(w, np.float32) / np.float32(np.sqrt(np.prod(w[1:]))),
+        "b": rng.standard_normal(many, np.float32),
+    }
+    nodes = [onnx.helper.make_node(op_type, ["x", "w", "b"], ["z"], name="conv", **attributes)]
+    nodes.append(onnx.helper.make_node("Relu" if relu else "Identity", ["z"], ["y"], name="after"))
+    graph = onnx.helper.make_graph(
+        nodes,
+        "convolution",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x)],
+        [onnx.helper.make_empty_tensor_value_info("y")],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def expected(
+    model: onnx.ModelProto, x: np.ndarray, dy: np.ndarray, op_type: str, relu: bool, attributes: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The output and the gradients by PyTorch in float64."""
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer} | {"x": x}
+    leaves = {name: torch.tensor(array, dtype=torch.float64, requires_grad=True) for name, array in arrays.items()}
+    options = {"stride": attributes.get("strides", 1), "dilation": attributes.get("dilations", 1)}
+    top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
+    padded = leaves["x"]
+    if op_type == "Conv":
+        padded = torch.nn.functional.pad(padded, (left, right, top, bottom))
+        function = torch.nn.functional.conv2d
+    else:
+        function = torch.nn.functional.conv_transpose2d
+        options["output_padding"] = attributes.get("output_padding", 0)
+    y = function(padded, leaves["w"], leaves["b"], groups=attributes.get("group", 1), **options)
+    if op_type == "ConvTranspose":
+        y = y[..., top : y.shape[2] - bottom, left : y.shape[3] - right]
+    y = y.relu() if relu else y
+    y.backward(torch.tensor(dy, dtype=torch.float64))
+    return {"y": y.detach().numpy()} | {f"{name}.grad": leaf.grad.numpy() for name, leaf in leaves.items()}
+
+
+def in_blocks(program: onnxgrad.Program) -> ir.Model:
+    assert BLOCK is not None
+    model = program.executable()
+    BlockConvolutions(BLOCK).call(model)
+    return model
+
+
+def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def blocked(model: ir.Model) -> list[str]:
+    """The convolutions that are in blocks: forward ones by their node's name, gradients by `x` or `w`."""
+    found = []
+    for node in model.graph.all_nodes():
+        if node.domain == DOMAIN and node.op_type == "Conv":
+            within = node.graph is not model.graph or node.attributes.get_ints("kernel_shape")[0] > 8
+            found.append("dw" if within else "dx" if ".grad/" in str(node.name) else "y")
+    return sorted(found)
+
+
+SAME = [1, 1, 1, 1]
+CASES: list[tuple[list[int | str], tuple[int, ...], str, dict[str, Any], list[str]]] = [
+    ([2, 32, 14, 13], (48, 32, 3, 3), "Conv", {"pads": SAME}, ["dw", "dx", "y"]),
+    (["n", 32, 14, 13], (16, 32, 3, 3), "Conv", {"pads": SAME}, ["dw", "dx", "y"]),
+    ([3, 28, 15, 12], (44, 28, 3, 3), "Conv", {"pads": [0, 1, 2, 1]}, ["dw", "dx", "y"]),
+    ([2, 3, 30, 31], (16, 3, 7, 7), "Conv", {"pads": [3, 3, 3, 3], "strides": [2, 2]}, ["dw", "y"]),
+    ([2, 32, 17, 16], (32, 32, 3, 3), "Conv", {"pads": SAME, "strides": [2, 2]}, ["dw", "y"]),
+    ([2, 16, 30, 21], (32, 16, 2, 3), "Conv", {"strides": [3, 2]}, ["dw", "y"]),
+    ([2, 32, 18, 20], (16, 32, 3, 3), "Conv", {"pads": [2, 2, 2, 2], "dilations": [2, 2]}, ["dw", "dx", "y"]),
+    ([2, 32, 14, 14], (32, 1, 3, 3), "Conv", {"pads": SAME, "group": 32}, ["dw", "dx", "y"]),
+    (["n", 12, 14, 14], (12, 1, 3, 3), "Conv", {"pads": SAME, "group": 12}, ["dw", "dx", "y"]),
+    ([3, 20, 19, 18], (20, 1, 5, 3), "Conv", {"pads": [2, 1, 2, 1], "strides": [2, 2], "group": 20}, ["dw", "dx", "y"]),
+    ([2, 16, 30, 31], (16, 1, 3, 3), "Conv", {"strides": [3, 2], "group": 16}, ["dw", "dx", "y"]),
+    (
+        ["n", 16, 20, 20],
+        (16, 1, 3, 3),
+        "Conv",
+        {"strides": [2, 2], "dilations": [2, 1], "group": 16},
+        ["dw", "dx", "y"],
+    ),
+    ([2, 16, 11, 11], (64, 16, 3, 3), "Conv", {"pads": [2, 1, 0, 1]}, ["dw", "dx", "y"]),
+    ([2, 32, 10, 11], (32, 16, 3, 3), "ConvTranspose", {"pads": SAME}, ["dw", "dx", "y"]),
+    ([2, 16, 10, 11], (16, 16, 2, 2), "ConvTranspose", {"strides": [2, 2]}, ["dw", "dx"]),
+    (
+        [2, 16, 10, 11],
+        (16, 1, 3, 3),
+        "ConvTranspose",
+        {"strides": [2, 2], "pads": SAME, "output_padding": [1, 1], "group": 16},
+        ["dw", "dx", "y"],
+    ),
+]
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("x", "w", "op_type", "attributes", "forms"), CASES, ids=str)
+def test_against_pytorch(
+    x: list[int | str], w: tuple[int, ...], op_type: str, attributes: dict[str, Any], forms: list[str], relu: bool
+) -> None:
+    model = convolution(x, w, op_type, relu=relu, **attributes)
+    program = onnxgrad.compile(model, wrt=["x", "w", "b"])
+    laid_out = in_blocks(program)
+    for batch in [x[0]] if isinstance(x[0], int) else [3, 1]:
+        rng = np.random.default_rng(1)
+        signal = rng.standard_normal([batch, *x[1:]], np.float32)
+        y = run(ir.from_proto(model), {"x": signal})["y"]
+        dy = rng.standard_normal(y.shape, np.float32)
+        results = run(laid_out, {"x": signal, "y.grad_output": dy, **program.parameters})
+        for name, want in expected(model, signal, dy, op_type, relu, attributes).items():
+            error = np.abs(results[name] - want).max() / np.abs(want).max()
+            assert error < TOLERANCE, f"{name}, batch {batch}: {error:.1e}"
+    assert blocked(laid_out) == forms
+
+
+def test_a_batch_without_samples() -> None:
+    for w, group in [((32, 32, 3, 3), 1), ((32, 1, 3, 3), 32)]:
+        model = convolution(["n", 32, 14, 14], w, pads=SAME, group=group)
+        program = onnxgrad.compile(model, wrt=["x", "w"])
+        laid_out = in_blocks(program)
+        assert blocked(laid_out) == ["dw", "dx", "y"]
+        empty = np.zeros((0, 32, 14, 14), np.float32)
+        results = run(laid_out, {"x": empty, "y.grad_output": empty, **program.parameters})
+        assert results["y"].shape == results["x.grad"].shape == empty.shape
+        assert not results["w.grad"].any()
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"),
+    [
+        ([2, 32, 14, 14], (16, 32, 1, 1), {}),
+        ([2, 8, 14, 14], (8, 8, 3, 3), {}),
+        ([2, 6, 14, 14], (6, 1, 3, 3), {"group": 6}),
+        ([2, 32, 14, 14], (32, 16, 3, 3), {"group": 2}),
+        ([2, 32, "h", 14], (32, 32, 3, 3), {}),
+        ([2, 32, 14, 14], (32, 32, 3, 3), {"auto_pad": "SAME_UPPER"}),
+        ([2, 32, 14], (32, 32, 3), {}),
+    ],
+    ids=str,
+)
+def test_what_gains_nothing_stays(x: list[int | str], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    laid_out = in_blocks(onnxgrad.compile(convolution(x, w, **attributes), wrt=["w"]))
+    assert [form for form in blocked(laid_out) if form != "dw"] == []
+
+
+def test_float64_stays() -> None:
+    program = onnxgrad.compile(convolution([2, 32, 14, 14], (32, 32, 3, 3)), wrt=["w"])
+    model = program.executable()
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        if value.dtype == ir.DataType.FLOAT:
+            value.dtype = ir.DataType.DOUBLE
+    assert BLOCK is not None
+    assert not BlockConvolutions(BLOCK).call(model).modified
+
+
+def test_a_signal_that_serves_two_convolutions_is_laid_out_once() -> None:
+    model = convolution([2, 32, 14, 14], (32, 1, 3, 3), pads=SAME, group=32)
+    laid_out = in_blocks(onnxgrad.compile(model, wrt=["x", "w"]))
+    read = [node.inputs[0] for node in laid_out.graph if node.op_type == "ReorderInput"]
+    assert len(read) == len(set(read))
+
+
+def test_a_gradient_whose_signals_are_gone_stays() -> None:
+    program = onnxgrad.compile(convolution([2, 32, 14, 14], (32, 32, 3, 3)), wrt=["w"])
+    (last,) = (node for node in program.model.graph if CORRELATION in node.metadata_props)
+    last.metadata_props[CORRELATION] = last.metadata_props[CORRELATION].replace('"x"', '"elsewhere"')
+    assert blocked(in_blocks(program)) == ["y"]
+
+
+def test_sessions_use_it_where_they_may() -> None:
+    program = onnxgrad.compile(convolution([2, 32, 14, 14], (32, 32, 3, 3), pads=SAME), wrt=["x", "w"])
+    operators = {}
+    for level in (ort.GraphOptimizationLevel.ORT_ENABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC):
+        options = ort.SessionOptions()
+        options.graph_optimization_level = level
+        options.enable_profiling = True
+        session = program.session(providers=["CPUExecutionProvider"], options=options)
+        session.grad({"x": np.ones((2, 32, 14, 14), np.float32)}, {"y": np.ones((2, 32, 14, 14), np.float32)})
+        path = session.executor("grad").end_profiling()
+        operators[level] = "ReorderInput" in path.read_text()
+        path.unlink()
+    assert operators == {
+        ort.GraphOptimizationLevel.ORT_ENABLE_ALL: True,
+        ort.GraphOptimizationLevel.ORT_ENABLE_BASIC: False,
+    }
