@@ -43,9 +43,9 @@ class _Binding:
     """A binding of the runtime with everything bound that stays where it is from run to run.
 
     Attributes:
-        fed: the names of what is fed, which is bound in each run.
-        copied: results that the runtime writes to the same memory in each run, by name.
-        ones: the unit seeds that are bound at present, by the names of the inputs.
+        fed: the names of what is fed.
+        taken: memory that is bound for tiny inputs, by name; others are bound in each run.
+        given: memory that is bound for tiny results, by name.
     """
 
     bound: ort.IOBinding
@@ -53,8 +53,8 @@ class _Binding:
     parameters: Buffers
     grads: Buffers | None
     as_ortvalues: bool
-    copied: Mapping[str, np.ndarray]
-    ones: dict[str, np.ndarray]
+    taken: dict[str, np.ndarray]
+    given: dict[str, np.ndarray]
 
     def fits(self, fed: Set[str], parameters: Buffers, grads: Buffers | None, as_ortvalues: bool) -> bool:
         same_buffers = self.parameters is parameters and self.grads is grads
@@ -84,7 +84,7 @@ class Executor:
         fed: the inputs and labels that this graph takes, by name.
         seeds: the cotangents that it takes, by the names of the outputs.
         unit_seeds: ones for each of them whose shape is known, and a one for each other; not to be written to.
-        given: all that a caller feeds it, by name.
+        takes: those and the inputs and labels, by their own names.
         gradients: the names of the primals by those of the gradients that it gives.
     """
 
@@ -115,8 +115,7 @@ class Executor:
         self.unit_seeds = {
             name: np.ones(port.static_shape or (), np_dtype(port.dtype)) for name, port in self.seeds.items()
         }
-        self.given = self.fed | {port.name: port for port in self.seeds.values()}
-        self._ones = {port.name: self.unit_seeds[name] for name, port in self.seeds.items()}
+        self.takes = self.fed | {port.name: port for port in self.seeds.values()}
         self._integers = [port.name for port in self._ports if "int" in port.dtype]
         outputs = {value.name for value in model.graph.outputs}
         self._outputs = [port for port in signature.outputs if port.name in outputs]
@@ -153,7 +152,7 @@ class Executor:
         known: dict[str, np.ndarray | ort.OrtValue] = {}
         allocated = []
         for port in self._results:
-            if port.name in binding.copied:
+            if port.name in binding.given:
                 continue
             on_device = as_ortvalues or port.role == "grad_buffer"
             memory = self._known.get(port.name)
@@ -168,8 +167,8 @@ class Executor:
         values = dict(zip((port.name for port in self._outputs), bound.get_outputs(), strict=True)) if allocated else {}
         results: dict[str, Any] = {}
         for port in self._results:
-            if port.name in binding.copied:
-                results[port.name] = binding.copied[port.name].copy()
+            if port.name in binding.given:
+                results[port.name] = binding.given[port.name].copy()
             elif port.name in known:
                 results[port.name] = known[port.name]
             elif port.role == "grad_buffer":
@@ -208,17 +207,13 @@ class Executor:
         return ort.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.index)
 
     def _bind_input(self, binding: _Binding, name: str, array: np.ndarray | ort.OrtValue) -> None:
-        one = self._ones.get(name)
-        if one is array and binding.ones.get(name) is array:
-            return
         if isinstance(array, ort.OrtValue):
             binding.bound.bind_ortvalue_input(name, array)
+            binding.taken.pop(name, None)
+        elif name in binding.taken:
+            binding.taken[name][...] = array
         else:
             binding.bound.bind_cpu_input(name, array)
-        if one is array:
-            binding.ones[name] = one
-        else:
-            binding.ones.pop(name, None)
 
     def _take_binding(self, fed: Set[str], parameters: Buffers, grads: Buffers | None, as_ortvalues: bool) -> _Binding:
         """An idle binding of these buffers, or a new one."""
@@ -236,18 +231,24 @@ class Executor:
             elif port.role == "grad_buffer":
                 assert grads is not None
                 self._bind_buffer(bound.bind_input, port, grads, str(port.of))
-        copied: dict[str, np.ndarray] = {}
+        taken: dict[str, np.ndarray] = {}
+        given: dict[str, np.ndarray] = {}
+        for port in self._ports:
+            memory = self._known_memory(port) if port.name in fed and self._slots is None else None
+            if memory is not None and memory.nbytes <= _TINY:
+                taken[port.name], value = memory.allocate()
+                bound.bind_ortvalue_input(port.name, value)
         for port in self._outputs:
             memory = self._known.get(port.name)
             if port.role == "grad_buffer" and port.in_place:
                 assert grads is not None
                 self._bind_buffer(bound.bind_output, port, grads, str(port.of))
             elif memory is not None and memory.nbytes <= _TINY and port.role != "grad_buffer" and not as_ortvalues:
-                copied[port.name], value = memory.allocate()
+                given[port.name], value = memory.allocate()
                 bound.bind_ortvalue_output(port.name, value)
             else:
                 self._bind_to_device(bound, port, on_device=True)
-        return _Binding(bound, frozenset(fed), parameters, grads, as_ortvalues, copied, {})
+        return _Binding(bound, frozenset(fed), parameters, grads, as_ortvalues, taken, given)
 
     def end_profiling(self) -> Path:
         """Stop the profiler of a session whose options have `enable_profiling`, and say where its records are."""
@@ -259,7 +260,7 @@ class Executor:
         bind(port.name, self._device.kind, self._device.index, element, shape, buffers.address(name))
 
     def _known_memory(self, port: Port) -> _Memory | None:
-        """What NumPy is to allocate for an output, so that the runtime writes there at once; None if it cannot."""
+        """What NumPy is to allocate, for the runtime to read and write at once; None if it cannot."""
         shape = port.static_shape
         dtype = np_dtype(port.dtype)
         if shape is None or self._device.kind != "cpu" or dtype.kind not in "fiub":

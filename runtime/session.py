@@ -350,7 +350,7 @@ class Session:
         }
         for name, port in seeds.items():
             arrays[port.name] = given[name] if name in given else executor.unit_seeds[name]
-        return check_feeds(executor.given, arrays)
+        return check_feeds(executor.takes, arrays)
 
 
 def _check_not_half(signature: Signature, kind: Part) -> None:
