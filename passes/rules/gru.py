@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from ..broadcasting import sum_leading
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tape, Tensor
 from .recurrent import INITIAL_H, B, Gradients, Layer, R, W, X
@@ -85,7 +86,7 @@ def _backward(d: Direction, run: Run) -> Gradients:
         return op.Concat(sum_of_products(dgates, before), sum_of_products(dan, reset), axis=0)
 
     def db() -> Tensor:
-        total = da.sum([0, 1])
+        total = sum_leading(da, 2)
         return op.Concat(total, total, axis=0)
 
     return {X: lambda: da @ d.w, W: lambda: sum_of_products(da, d.x), R: dr, B: db, INITIAL_H: lambda: dh}
@@ -116,7 +117,7 @@ def _backward_linear(d: Direction, run: Run) -> Gradients:
         X: lambda: da @ d.w,
         W: lambda: sum_of_products(da, d.x),
         R: lambda: sum_of_products(dproducts, before),
-        B: lambda: op.Concat(da.sum([0, 1]), dproducts.sum([0, 1]), axis=0),
+        B: lambda: op.Concat(sum_leading(da, 2), sum_leading(dproducts, 2), axis=0),
         INITIAL_H: lambda: dh,
     }
 

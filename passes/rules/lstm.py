@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from ..broadcasting import sum_leading
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tape, Tensor
 from .recurrent import INITIAL_C, INITIAL_H, B, Gradients, Layer, P, R, W, X
@@ -98,12 +99,12 @@ def _backward(d: Direction, run: Run, coupled: bool) -> Gradients:
     (dh, dc), (da,) = d.backward([to_cell, keep, *to_gates], step)
 
     def db() -> Tensor:
-        total = da.sum([0, 1])
+        total = sum_leading(da, 2)
         return op.Concat(total, total, axis=0)
 
     def dp() -> Tensor:
         di, do, df, _ = cut(da, 4)
-        return op.Concat(*((di * cell_before), (do * cell), (df * cell_before)), axis=-1).sum([0, 1])
+        return sum_leading(op.Concat(di * cell_before, do * cell, df * cell_before, axis=-1), 2)
 
     return {
         X: lambda: da @ d.w,

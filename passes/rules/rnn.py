@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..broadcasting import sum_leading
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tape, Tensor
 from .recurrent import INITIAL_H, B, Gradients, Layer, R, W, X
@@ -46,7 +47,7 @@ def _backward(d: Direction, run: Run) -> Gradients:
     (dh,), (da,) = d.backward([slope], step)
 
     def db() -> Tensor:
-        total = da.sum([0, 1])
+        total = sum_leading(da, 2)
         return op.Concat(total, total, axis=0)
 
     return {
