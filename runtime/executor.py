@@ -52,13 +52,11 @@ class _Binding:
     fed: frozenset[str]
     parameters: Buffers
     grads: Buffers | None
-    as_ortvalues: bool
     taken: dict[str, np.ndarray]
     given: dict[str, np.ndarray]
 
-    def fits(self, fed: Set[str], parameters: Buffers, grads: Buffers | None, as_ortvalues: bool) -> bool:
-        same_buffers = self.parameters is parameters and self.grads is grads
-        return same_buffers and self.as_ortvalues == as_ortvalues and self.fed == fed
+    def fits(self, fed: Set[str], parameters: Buffers, grads: Buffers | None) -> bool:
+        return self.parameters is parameters and self.grads is grads and self.fed == fed
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,11 @@ class _Memory:
     def allocate(self) -> tuple[np.ndarray, ort.OrtValue]:
         """Such an array, and the OrtValue that is a view of it."""
         array = np.empty(self.shape, self.dtype)
-        return array, ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, self.element)
+        return array, self.view(array)
+
+    def view(self, array: np.ndarray) -> ort.OrtValue:
+        """*array*, which is such a one, as an OrtValue."""
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, self.element)
 
 
 class Executor:
@@ -145,7 +147,7 @@ class Executor:
             with self._turn:
                 arrays = self._run_in_slots(self._slots, feeds, parameters, grads)
             return {name: self._on_device(array) if as_ortvalues else array for name, array in arrays.items()}
-        binding = self._take_binding(feeds.keys(), parameters, grads, as_ortvalues)
+        binding = self._take_binding(feeds.keys(), parameters, grads)
         bound = binding.bound
         for name, array in feeds.items():
             self._bind_input(binding, name, array)
@@ -168,7 +170,8 @@ class Executor:
         results: dict[str, Any] = {}
         for port in self._results:
             if port.name in binding.given:
-                results[port.name] = binding.given[port.name].copy()
+                array = binding.given[port.name].copy()
+                results[port.name] = self._known[port.name].view(array) if as_ortvalues else array
             elif port.name in known:
                 results[port.name] = known[port.name]
             elif port.role == "grad_buffer":
@@ -186,7 +189,7 @@ class Executor:
     def _run_in_slots(
         self, slots: Slots, feeds: Mapping[str, np.ndarray | ort.OrtValue], parameters: Buffers, grads: Buffers | None
     ) -> dict[str, np.ndarray]:
-        binding = self._take_binding(feeds.keys(), parameters, grads, as_ortvalues=True)
+        binding = self._take_binding(feeds.keys(), parameters, grads)
         for name, array in feeds.items():
             slots.bind_input(binding.bound, name, array)
         for port in self._results:
@@ -215,14 +218,14 @@ class Executor:
         else:
             binding.bound.bind_cpu_input(name, array)
 
-    def _take_binding(self, fed: Set[str], parameters: Buffers, grads: Buffers | None, as_ortvalues: bool) -> _Binding:
+    def _take_binding(self, fed: Set[str], parameters: Buffers, grads: Buffers | None) -> _Binding:
         """An idle binding of these buffers, or a new one."""
         while self._idle:
             try:
                 binding = self._idle.pop()
             except IndexError:  # another thread took it
                 break
-            if binding.fits(fed, parameters, grads, as_ortvalues):
+            if binding.fits(fed, parameters, grads):
                 return binding
         bound = self._session.io_binding()
         for port in self._ports:
@@ -234,21 +237,21 @@ class Executor:
         taken: dict[str, np.ndarray] = {}
         given: dict[str, np.ndarray] = {}
         for port in self._ports:
-            memory = self._known_memory(port) if port.name in fed and self._slots is None else None
-            if memory is not None and memory.nbytes <= _TINY:
+            memory = self._tiny(port)
+            if memory is not None and port.name in fed:
                 taken[port.name], value = memory.allocate()
                 bound.bind_ortvalue_input(port.name, value)
         for port in self._outputs:
-            memory = self._known.get(port.name)
+            memory = self._tiny(port)
             if port.role == "grad_buffer" and port.in_place:
                 assert grads is not None
                 self._bind_buffer(bound.bind_output, port, grads, str(port.of))
-            elif memory is not None and memory.nbytes <= _TINY and port.role != "grad_buffer" and not as_ortvalues:
+            elif memory is not None and port.role != "grad_buffer":
                 given[port.name], value = memory.allocate()
                 bound.bind_ortvalue_output(port.name, value)
             else:
                 self._bind_to_device(bound, port, on_device=True)
-        return _Binding(bound, frozenset(fed), parameters, grads, as_ortvalues, taken, given)
+        return _Binding(bound, frozenset(fed), parameters, grads, taken, given)
 
     def end_profiling(self) -> Path:
         """Stop the profiler of a session whose options have `enable_profiling`, and say where its records are."""
@@ -267,6 +270,11 @@ class Executor:
             return None
         nbytes = math.prod(shape) * dtype.itemsize
         return _Memory(shape, dtype, ir.DataType.from_numpy(dtype).value, nbytes)
+
+    def _tiny(self, port: Port) -> _Memory | None:
+        """The memory of an input or output that is copied in or out, None of any other."""
+        memory = self._known_memory(port) if self._slots is None else None
+        return memory if memory is not None and memory.nbytes <= _TINY else None
 
     def _bind_to_device(self, bound: ort.IOBinding, port: Port, *, on_device: bool) -> None:
         """Let the runtime allocate an output."""
