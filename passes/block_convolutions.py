@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, prod
 
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from .blocked_layout import ALIGNMENT, DOMAIN, BlockedLayout, Steps
 from .correlations import CORRELATION, Correlation
 from .eliminate_dead_code import EliminateDeadCode
+from .phases import phases_of
 from .substitution import move_before, substitute
 from .tape import Tape, Tensor
 
@@ -86,43 +87,67 @@ class _Emitter:
             return None
         if not _has_known_sizes(x) or not _has_known_sizes(y):
             return None
-        transposed = node.op_type == "ConvTranspose"
-        channels, per_group = w.static_shape[:2]
+        ones, zeros = (1,) * (x.rank - 2), (0,) * 2 * (x.rank - 2)
+        pads = node.attributes.get_ints("pads", zeros)
+        steps = Steps(
+            _pair(node.attributes.get_ints("strides", ones), 1),
+            _pair(node.attributes.get_ints("dilations", ones), 1),
+            _pair(pads[: x.rank - 2], 0),
+            _pair(pads[x.rank - 2 :], 0),
+        )
         group = node.attributes.get_int("group", 1)
-        depthwise = group == channels > 1 == per_group and channels % ALIGNMENT == 0
-        strides, dilations = (_pair(node.attributes.get_ints(name, (1, 1))) for name in ("strides", "dilations"))
-        pads = node.attributes.get_ints("pads", (0, 0, 0, 0))
-        steps = Steps(strides, dilations, _pair(pads[:2]), _pair(pads[2:]))
-        dense = group == 1 and prod(w.static_shape[2:]) > 1
-        if transposed:
-            spread = _of_spread_signal(x, w, y, steps)
-            if min(*spread.before, *spread.after) < 0:
-                return None
-            if depthwise:
-                return self._layout.spread_depthwise(x, w, bias, strides, spread, activation)
-            if dense and max(strides) == 1 and self._fill_blocks(per_group, channels):
-                return self._layout.convolve_transposed(x, w, bias, spread, activation)
-        elif depthwise:
+        emit = self._conv_transpose if node.op_type == "ConvTranspose" else self._conv
+        result = emit(_image(x), _image(w), bias, _image(y), steps, group, activation)
+        return result if result is None or y.rank == 4 else result.squeeze([2])
+
+    def _conv(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, steps: Steps, group: int, activation: str | None
+    ) -> Tensor | None:
+        if _is_depthwise(w, group):
             return self._layout.convolve_depthwise(x, w, bias, steps, activation)
-        elif dense and self._fill_blocks(channels, per_group):
+        many, channels, *kernel = _known(w)
+        if group == 1 and prod(kernel) > 1 and self._fill_blocks(many, channels):
             return self._layout.convolve(x, w, bias, steps, activation)
+        return None
+
+    def _conv_transpose(
+        self, y: Tensor, w: Tensor, bias: Tensor | None, x: Tensor, steps: Steps, group: int, activation: str | None
+    ) -> Tensor | None:
+        many, channels, *kernel = _known(w)
+        if _is_depthwise(w, group):
+            spread = _of_spread_signal(x, w, y, steps)
+            if min(*spread.before, *spread.after) >= 0:
+                return self._layout.spread_depthwise(y, w, bias, steps.strides, spread, activation)
+        elif (
+            group == max(steps.dilations) == 1 < prod(kernel)
+            and many >= self._block
+            and self._fill_blocks(channels, many)
+        ):
+            phases = phases_of(_known(x, 2), _known(y, 2), kernel, steps.strides, steps.before)
+            if phases is not None:
+                return self._layout.convolve_transposed(y, w, bias, phases, activation)
         return None
 
     def _correlation(self, op: Tape, node: ir.Node, values: Mapping[str, ir.Value]) -> Tensor | None:
         described = Correlation.from_json(node.metadata_props[CORRELATION])
-        if described.long not in values or described.short not in values or len(described.kernel) != 2:
+        if described.long not in values or described.short not in values:
             return None
         x, y = op.tensor(values[described.long]), op.tensor(values[described.short])
-        kernel = op.tensor(node.outputs[0]).static_shape
-        if not _has_known_sizes(x) or not _has_known_sizes(y) or kernel is None:
+        result = op.tensor(node.outputs[0])
+        if not _has_known_sizes(x) or not _has_known_sizes(y) or result.static_shape is None:
             return None
-        steps = _of_correlation(described, x, y)
-        (channels, *long), (many, *short) = _known(x), _known(y)
-        if described.group == channels == many > 1 and many % ALIGNMENT == 0:
+        x, y, kernel = _image(x), _image(y), _known(_image(result))
+        steps = _of_correlation(described, x, y, kernel[2:])
+        gradient = self._correlate(x, y, kernel, steps, described.group)
+        return gradient if gradient is None or result.rank == 4 else gradient.squeeze([2])
+
+    def _correlate(self, x: Tensor, y: Tensor, kernel: Sequence[int], steps: Steps, group: int) -> Tensor | None:
+        many, channels = kernel[:2]
+        if group == many > 1 == channels and many % ALIGNMENT == 0:
             return self._layout.correlate_depthwise(x, y, steps)
         # To add up larger gradients of single samples takes longer than it saves.
-        larger = prod(kernel) > channels * prod(long) + many * prod(short)
-        if described.group == 1 and not larger and self._fill_blocks(many):
+        larger = prod(kernel) > prod(_known(x, 1)) + prod(_known(y, 1))
+        if group == 1 and not larger and self._fill_blocks(many):
             return self._layout.correlate(x, y, steps)
         return None
 
@@ -133,23 +158,30 @@ class _Emitter:
         return all(count % ALIGNMENT == 0 for count in counts) and min(filled) >= _FULL
 
 
+def _is_depthwise(w: Tensor, group: int) -> bool:
+    """Whether each channel has one kernel, of *w*, and meets no other."""
+    channels, per_group = _known(w)[:2]
+    return group == channels > 1 == per_group and channels % ALIGNMENT == 0
+
+
 def _of_spread_signal(x: Tensor, w: Tensor, y: Tensor, steps: Steps) -> Steps:
-    """The steps of the Conv by the reversed kernel that a ConvTranspose is, once zeros are between its elements."""
+    """The steps of the Conv by the reversed kernel that a ConvTranspose of *y* to *x* is, *y* being spread by zeros."""
     before, after = [], []
     for axis in range(2):
-        reach = (_known(w)[axis + 1] - 1) * steps.dilations[axis]
+        reach = (_known(w, 2)[axis] - 1) * steps.dilations[axis]
         before.append(reach - steps.before[axis])
-        after.append(_known(y)[axis + 1] + reach - steps.strides[axis] * _known(x)[axis + 1] - before[axis])
+        after.append(_known(x, 2)[axis] + reach - steps.strides[axis] * _known(y, 2)[axis] - before[axis])
     return Steps((1, 1), steps.dilations, _pair(before), _pair(after))
 
 
-def _of_correlation(described: Correlation, x: Tensor, y: Tensor) -> Steps:
-    """The steps of the convolution whose kernel is wanted; behind *x* so many zeros as its last window meets."""
+def _of_correlation(described: Correlation, x: Tensor, y: Tensor, kernel: Sequence[int]) -> Steps:
+    """The steps of the convolution whose *kernel* is wanted; behind *x* so many zeros as its last window meets."""
+    strides, dilations, before = _pair(described.strides, 1), _pair(described.dilations, 1), _pair(described.before, 0)
     after = []
-    for axis, size in enumerate(described.kernel):
-        span = (_known(y)[axis + 1] - 1) * described.strides[axis] + (size - 1) * described.dilations[axis] + 1
-        after.append(span - described.before[axis] - _known(x)[axis + 1])
-    return Steps(*map(_pair, (described.strides, described.dilations, described.before, after)))
+    for axis, size in enumerate(kernel):
+        span = (_known(y, 2)[axis] - 1) * strides[axis] + (size - 1) * dilations[axis] + 1
+        after.append(span - before[axis] - _known(x, 2)[axis])
+    return Steps(strides, dilations, before, _pair(after))
 
 
 def _with_relu(node: ir.Node) -> ir.Node:
@@ -161,18 +193,24 @@ def _with_relu(node: ir.Node) -> ir.Node:
 
 
 def _has_known_sizes(signal: Tensor) -> bool:
-    """Whether *signal* is float32, of two dims, and all its sizes but that of the batch are known."""
+    """Whether *signal* is float32, of one or two dims, and all its sizes but that of the batch are known."""
     value = signal.value
-    if value.dtype != ir.DataType.FLOAT or value.shape is None or value.shape.rank() != 4:
+    if value.dtype != ir.DataType.FLOAT or value.shape is None or value.shape.rank() not in (3, 4):
         return False
     return all(isinstance(dim, int) and dim > 0 for dim in signal.shape[1:])
 
 
-def _known(x: Tensor) -> list[int]:
-    """The sizes of *x* but the first one."""
-    return [dim for dim in x.shape[1:] if isinstance(dim, int)]
+def _image(signal: Tensor) -> Tensor:
+    """*signal*, or a kernel, as one of two dims: one of one dim is an image of one row."""
+    return signal if signal.rank == 4 else signal.unsqueeze([2])
 
 
-def _pair(numbers: Iterable[int]) -> Pair:
-    first, second = numbers
-    return first, second
+def _known(x: Tensor, first: int = 0) -> list[int]:
+    """The sizes of *x*, which are known, from the axis *first* on."""
+    return [dim for dim in x.shape[first:] if isinstance(dim, int)]
+
+
+def _pair(numbers: Sequence[int], row: int = 0) -> Pair:
+    """*numbers* along both axes of an image, *row* along the first of an image of one row."""
+    *rows, columns = numbers
+    return (rows or [row])[0], columns

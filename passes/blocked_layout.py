@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from .phases import Phase
 from .rules.slicing import crop, zero_pad
 from .tape import Dim, Tape, Tensor
 
@@ -69,10 +70,44 @@ class BlockedLayout:
         return self._plain(self._depthwise(self._blocked(x), w, bias, steps, activation), _sizes(w)[0])
 
     def convolve_transposed(
-        self, y: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
+        self,
+        y: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        phases: tuple[Sequence[Phase], Sequence[Phase]],
+        activation: str | None = None,
     ) -> Tensor:
-        """ConvTranspose of *y* by *w* (M, C, h, w) at stride 1 in one group: a Conv by the reversed kernel."""
-        return self.convolve(y, _reversed(w).transpose([1, 0, 2, 3]), bias, steps, activation)
+        """ConvTranspose of *y* by *w* (M, C, h, w) in one group: a Conv for each of the *phases*, which interlock."""
+        (_, channels, *_), block = _sizes(w), self._block
+        taps, blocked = self._taps(w), self._blocked(y)
+        rows = []
+        for down in phases[0]:
+            row = []
+            for across in phases[1]:
+                kernel = self._kernel_of(taps, channels, down, across)
+                steps = Steps((1, 1), (1, 1), (down.before, across.before), (down.after, across.after))
+                row.append(self._conv(blocked, kernel, bias, steps, activation=activation).reshape([-1, block]))
+            rows.append(y.op.Concat(*row, axis=1).reshape([-1, len(row) * phases[1][0].count * block]))
+        sizes = [len(each) * each[0].count for each in phases]
+        interlocked = y.op.Concat(*rows, axis=1).reshape([-1, self._rounded(channels), *sizes])
+        return self._plain(interlocked, channels)
+
+    def _taps(self, w: Tensor) -> Tensor:
+        """The kernel *w* (M, C, h, w) as (C / block · M / block, h, w, block of M and of C)."""
+        (many, channels, tall, wide), block = _sizes(w), self._block
+        rows, columns = self._rounded(many) // block, self._rounded(channels) // block
+        kernel = self._blocked(w.reshape([1, many, channels * tall * wide, 1]))
+        kernel = self._blocked(kernel.reshape([rows, channels, tall, wide * block]))
+        kernel = kernel.reshape([rows, columns, tall * wide * block * block]).transpose([1, 0, 2])
+        return kernel.reshape([columns * rows, tall, wide, block * block])
+
+    def _kernel_of(self, taps: Tensor, channels: int, down: Phase, across: Phase) -> Tensor:
+        """Those of *taps* that a phase meets, the last one first, as the kernel of a Conv to so many *channels*."""
+        op, rounded = taps.op, self._rounded(channels)
+        starts, ends, steps = zip(*(each.taps_reversed for each in (down, across)), strict=True)
+        kernel = op.Slice(taps, op.ints(starts), op.ints(ends), op.ints([1, 2]), op.ints(steps))
+        tall, wide = _sizes(kernel)[1:3]
+        return kernel.reshape([rounded, _sizes(kernel)[0] * self._block**2 // rounded, tall, wide])
 
     def spread_depthwise(
         self,
