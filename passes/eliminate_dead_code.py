@@ -9,10 +9,11 @@ import onnx_ir as ir
 
 from .subgraphs import all_graphs
 from .substitution import remove_if_unused
+from .unread_stacks import drop_unread_stacks
 
 
 class EliminateDeadCode(ir.passes.InPlacePass):
-    """Remove nodes and initializers that no graph output needs, and optional outputs that nobody reads.
+    """Remove nodes and initializers that no graph output needs, and optional outputs and stacks that nobody reads.
 
     Args:
         protected: names of values that stay even if nothing reads them.
@@ -38,13 +39,23 @@ class EliminateDeadCode(ir.passes.InPlacePass):
         for node in reversed(graph):
             if not self._protected.isdisjoint([output.name for output in node.outputs]):
                 continue
-            modified |= remove_if_unused(node) or _drop_optional_outputs(node, opset)
+            modified |= (
+                remove_if_unused(node) or _drop_optional_outputs(node, opset) or self._drop_unread_stacks(node, opset)
+            )
         for name, value in list(graph.initializers.items()):
             needed = value.uses() or value.is_graph_output() or value.is_graph_input()
             if not needed and name not in self._protected:
                 del graph.initializers[name]
                 modified = True
         return modified
+
+    def _drop_unread_stacks(self, node: ir.Node, opset: int) -> bool:
+        lean = drop_unread_stacks(node, self._protected)
+        if lean is None:
+            return False
+        for graph in reversed(list(all_graphs(lean.attributes["body"].as_graph()))):
+            self._clean(graph, opset)
+        return True
 
 
 def _drop_optional_outputs(node: ir.Node, opset: int) -> bool:

@@ -37,16 +37,16 @@ class LowerCorrelations(ir.passes.InPlacePass):
         self._protected = frozenset(protected)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        for node in model.graph.all_nodes():
-            # Of a graph that was compiled before, whose values bear other names by now.
-            node.metadata_props.pop(CORRELATION, None)
         outer = Tape(model.graph, opset=model.opset_imports[""])
         lowered = False
-        for graph in all_graphs(model.graph):
+        for graph in list(all_graphs(model.graph)):
             tape = outer if graph is model.graph else outer.body(graph)
-            for node in [node for node in graph if KERNEL in node.metadata_props]:
-                self._lower(tape, node)
-                lowered = True
+            for node in list(graph):
+                # Of a graph that was compiled before, whose values bear other names by now.
+                node.metadata_props.pop(CORRELATION, None)
+                if KERNEL in node.metadata_props:
+                    self._lower(tape, node)
+                    lowered = True
         if lowered:
             EliminateCommonSubexpressions(self._protected).call(model)
             EliminateDeadCode(self._protected).call(model)

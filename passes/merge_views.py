@@ -41,7 +41,8 @@ _HOLDS = {
 
 class MergeViews(RewritePass):
     """Merge Transpose with Transpose, Reshape, Squeeze, Unsqueeze, Flatten with one another, Expand with Expand,
-    and Cast with a Cast that lost nothing. What is picked from a list is shaped as the positions are.
+    and Cast with a Cast that lost nothing. What is picked from a list is shaped as the positions are. A Transpose that
+    moves only axes of size 1 is a Reshape, which copies nothing; that of a matrix stays, as products take it in.
 
     A graph output is no view, but a copy. So where it only merges the rows of a product, the rows are merged before.
 
@@ -59,6 +60,17 @@ def transposes(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
     if inner is None or outer_perm is None or inner_perm is None:
         return None
     return rewriter.emit("Transpose", inner.inputs[0], perm=[inner_perm[axis] for axis in outer_perm])
+
+
+def moves_of_ones(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
+    source, output, perm = node.inputs[0], node.outputs[0], _perm(node)
+    if source is None or source.shape is None or output.shape is None or perm is None or len(perm) < 3:
+        return None
+    moved = [axis for axis in perm if source.shape[axis] != 1]
+    sizes = [dim if isinstance(dim, int) else -1 for dim in output.shape]
+    if moved != sorted(moved) or 0 in sizes or sizes.count(-1) > 1:
+        return None
+    return rewriter.emit("Reshape", source, rewriter.ints(sizes))
 
 
 def reshapes(rewriter: Rewriter, node: ir.Node) -> ir.Value | None:
@@ -143,6 +155,6 @@ MERGES: dict[str, RewriteRule] = {
     "Flatten": reshapes,
     "Reshape": first_of(reshapes, rows_of_a_product, picks),
     "Squeeze": reshapes,
-    "Transpose": transposes,
+    "Transpose": first_of(transposes, moves_of_ones),
     "Unsqueeze": reshapes,
 }

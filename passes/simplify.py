@@ -9,13 +9,14 @@ import onnx_ir as ir
 from .eliminate_identities import EliminateIdentities
 from .fold_factors import FoldFactors
 from .fold_transposes import FoldTransposes
+from .join_parts import JoinParts
 from .merge_views import MergeViews
 from .rewriting import RewritePass, Rewriter
 from .simplify_algebra import SimplifyAlgebra
 
 
 class Simplify(ir.passes.InPlacePass):
-    """Run its five passes (see `__init__`) in turn until the graph is simple.
+    """Run its six passes (see `__init__`) in turn until the graph is simple.
 
     Args:
         protected: names of values that must stay, and of parameters, which are no constants.
@@ -25,7 +26,7 @@ class Simplify(ir.passes.InPlacePass):
     """
 
     def __init__(self, protected: Collection[str] = ()) -> None:
-        kinds = (EliminateIdentities, MergeViews, SimplifyAlgebra, FoldTransposes, FoldFactors)
+        kinds = (EliminateIdentities, MergeViews, SimplifyAlgebra, FoldTransposes, FoldFactors, JoinParts)
         self.passes: list[RewritePass] = [kind(protected) for kind in kinds]
         self._protected = protected
 

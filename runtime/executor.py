@@ -6,7 +6,7 @@ import math
 import re
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from .slots import Slots, check_fixed
 
 _SMALL = 65_536
 """Bytes up to which NumPy's memory serves as an OrtValue's. More comes from the runtime, which keeps pages mapped."""
+_TINY = 16_384
+"""Bytes up to which a copy takes less time than to bind other memory."""
 _UNDOING = ["CommonSubexpressionElimination"]
 """The runtime's optimizers that would undo the choice of residuals; the compiler has merged what is worth merging."""
 _ELEMENT_TYPES = {"bfloat16": int(ir.DataType.BFLOAT16)}
@@ -38,12 +40,23 @@ _INTERNAL = re.compile(
 
 @dataclass(frozen=True)
 class _Binding:
-    """A binding of the runtime with everything bound that stays where it is from run to run."""
+    """A binding of the runtime with everything bound that stays where it is from run to run.
+
+    Attributes:
+        fed: the names of what is fed.
+        taken: memory that is bound for tiny inputs, by name; others are bound in each run.
+        given: memory that is bound for tiny results, by name.
+    """
 
     bound: ort.IOBinding
     fed: frozenset[str]
     parameters: Buffers
     grads: Buffers | None
+    taken: dict[str, np.ndarray]
+    given: dict[str, np.ndarray]
+
+    def fits(self, fed: Set[str], parameters: Buffers, grads: Buffers | None) -> bool:
+        return self.parameters is parameters and self.grads is grads and self.fed == fed
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,15 @@ class _Memory:
     element: int
     nbytes: int
 
+    def allocate(self) -> tuple[np.ndarray, ort.OrtValue]:
+        """Such an array, and the OrtValue that is a view of it."""
+        array = np.empty(self.shape, self.dtype)
+        return array, self.view(array)
+
+    def view(self, array: np.ndarray) -> ort.OrtValue:
+        """*array*, which is such a one, as an OrtValue."""
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, self.element)
+
 
 class Executor:
     """Runs one graph of a program. Several threads may run it at once; each has a binding of its own.
@@ -64,6 +86,8 @@ class Executor:
         fed: the inputs and labels that this graph takes, by name.
         seeds: the cotangents that it takes, by the names of the outputs.
         unit_seeds: ones for each of them whose shape is known, and a one for each other; not to be written to.
+        takes: those and the inputs and labels, by their own names.
+        gradients: the names of the primals by those of the gradients that it gives.
     """
 
     def __init__(
@@ -93,9 +117,11 @@ class Executor:
         self.unit_seeds = {
             name: np.ones(port.static_shape or (), np_dtype(port.dtype)) for name, port in self.seeds.items()
         }
+        self.takes = self.fed | {port.name: port for port in self.seeds.values()}
         self._integers = [port.name for port in self._ports if "int" in port.dtype]
         outputs = {value.name for value in model.graph.outputs}
         self._outputs = [port for port in signature.outputs if port.name in outputs]
+        self.gradients = {port.name: str(port.of) for port in self._outputs if port.role == "gradient"}
         self._results = [port for port in self._outputs if not (port.role == "grad_buffer" and port.in_place)]
         self._known = {port.name: memory for port in self._results if (memory := self._known_memory(port))}
         self._idle: list[_Binding] = []
@@ -121,21 +147,19 @@ class Executor:
             with self._turn:
                 arrays = self._run_in_slots(self._slots, feeds, parameters, grads)
             return {name: self._on_device(array) if as_ortvalues else array for name, array in arrays.items()}
-        binding = self._take_binding(frozenset(feeds), parameters, grads)
+        binding = self._take_binding(feeds.keys(), parameters, grads)
         bound = binding.bound
         for name, array in feeds.items():
-            if isinstance(array, ort.OrtValue):
-                bound.bind_ortvalue_input(name, array)
-            else:
-                bound.bind_cpu_input(name, array)
+            self._bind_input(binding, name, array)
         known: dict[str, np.ndarray | ort.OrtValue] = {}
         allocated = []
         for port in self._results:
+            if port.name in binding.given:
+                continue
             on_device = as_ortvalues or port.role == "grad_buffer"
             memory = self._known.get(port.name)
             if memory is not None and port.role != "grad_buffer" and (memory.nbytes <= _SMALL or not on_device):
-                array = np.empty(memory.shape, memory.dtype)
-                value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, memory.element)
+                array, value = memory.allocate()
                 bound.bind_ortvalue_output(port.name, value)
                 known[port.name] = value if as_ortvalues else array
             else:
@@ -145,7 +169,10 @@ class Executor:
         values = dict(zip((port.name for port in self._outputs), bound.get_outputs(), strict=True)) if allocated else {}
         results: dict[str, Any] = {}
         for port in self._results:
-            if port.name in known:
+            if port.name in binding.given:
+                array = binding.given[port.name].copy()
+                results[port.name] = self._known[port.name].view(array) if as_ortvalues else array
+            elif port.name in known:
                 results[port.name] = known[port.name]
             elif port.role == "grad_buffer":
                 assert grads is not None
@@ -162,7 +189,7 @@ class Executor:
     def _run_in_slots(
         self, slots: Slots, feeds: Mapping[str, np.ndarray | ort.OrtValue], parameters: Buffers, grads: Buffers | None
     ) -> dict[str, np.ndarray]:
-        binding = self._take_binding(frozenset(feeds), parameters, grads)
+        binding = self._take_binding(feeds.keys(), parameters, grads)
         for name, array in feeds.items():
             slots.bind_input(binding.bound, name, array)
         for port in self._results:
@@ -182,14 +209,23 @@ class Executor:
     def _on_device(self, array: np.ndarray) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.index)
 
-    def _take_binding(self, fed: frozenset[str], parameters: Buffers, grads: Buffers | None) -> _Binding:
+    def _bind_input(self, binding: _Binding, name: str, array: np.ndarray | ort.OrtValue) -> None:
+        if isinstance(array, ort.OrtValue):
+            binding.bound.bind_ortvalue_input(name, array)
+            binding.taken.pop(name, None)
+        elif name in binding.taken:
+            binding.taken[name][...] = array
+        else:
+            binding.bound.bind_cpu_input(name, array)
+
+    def _take_binding(self, fed: Set[str], parameters: Buffers, grads: Buffers | None) -> _Binding:
         """An idle binding of these buffers, or a new one."""
         while self._idle:
             try:
                 binding = self._idle.pop()
             except IndexError:  # another thread took it
                 break
-            if binding.fed == fed and binding.parameters is parameters and binding.grads is grads:
+            if binding.fits(fed, parameters, grads):
                 return binding
         bound = self._session.io_binding()
         for port in self._ports:
@@ -198,13 +234,24 @@ class Executor:
             elif port.role == "grad_buffer":
                 assert grads is not None
                 self._bind_buffer(bound.bind_input, port, grads, str(port.of))
+        taken: dict[str, np.ndarray] = {}
+        given: dict[str, np.ndarray] = {}
+        for port in self._ports:
+            memory = self._tiny(port)
+            if memory is not None and port.name in fed:
+                taken[port.name], value = memory.allocate()
+                bound.bind_ortvalue_input(port.name, value)
         for port in self._outputs:
+            memory = self._tiny(port)
             if port.role == "grad_buffer" and port.in_place:
                 assert grads is not None
                 self._bind_buffer(bound.bind_output, port, grads, str(port.of))
+            elif memory is not None and port.role != "grad_buffer":
+                given[port.name], value = memory.allocate()
+                bound.bind_ortvalue_output(port.name, value)
             else:
                 self._bind_to_device(bound, port, on_device=True)
-        return _Binding(bound, fed, parameters, grads)
+        return _Binding(bound, frozenset(fed), parameters, grads, taken, given)
 
     def end_profiling(self) -> Path:
         """Stop the profiler of a session whose options have `enable_profiling`, and say where its records are."""
@@ -216,13 +263,18 @@ class Executor:
         bind(port.name, self._device.kind, self._device.index, element, shape, buffers.address(name))
 
     def _known_memory(self, port: Port) -> _Memory | None:
-        """What NumPy is to allocate for an output, so that the runtime writes there at once; None if it cannot."""
+        """What NumPy is to allocate, for the runtime to read and write at once; None if it cannot."""
         shape = port.static_shape
         dtype = np_dtype(port.dtype)
         if shape is None or self._device.kind != "cpu" or dtype.kind not in "fiub":
             return None
         nbytes = math.prod(shape) * dtype.itemsize
         return _Memory(shape, dtype, ir.DataType.from_numpy(dtype).value, nbytes)
+
+    def _tiny(self, port: Port) -> _Memory | None:
+        """The memory of an input or output that is copied in or out, None of any other."""
+        memory = self._known_memory(port) if self._slots is None else None
+        return memory if memory is not None and memory.nbytes <= _TINY else None
 
     def _bind_to_device(self, bound: ort.IOBinding, port: Port, *, on_device: bool) -> None:
         """Let the runtime allocate an output."""

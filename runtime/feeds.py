@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,31 +26,28 @@ _ORT_TYPES = {
 }
 
 
-def check_feeds(ports: Iterable[Port], arrays: Mapping[str, Array]) -> dict[str, np.ndarray | ort.OrtValue]:
-    """Bring *arrays* into a form that can be bound, and hold them against *ports*.
+def check_feeds(ports: Mapping[str, Port], arrays: Mapping[str, Array]) -> dict[str, np.ndarray | ort.OrtValue]:
+    """Bring *arrays* into a form that can be bound, and hold them against *ports*, given by name.
 
     Raises InputError for a name that is missing or unknown, a dtype that differs, a shape that does not fit, or
     two inputs that give one symbolic dim two sizes.
     """
-    by_name = {port.name: port for port in ports}
     for name in arrays:
-        if name not in by_name:
-            raise InputError(f"There is no input {name!r}{nearest(name, by_name) or _offer(by_name)}")
-    missing = [name for name, port in by_name.items() if name not in arrays and not port.optional]
-    if any(by_name[name].role == "residual" for name in missing):
+        if name not in ports:
+            raise InputError(f"There is no input {name!r}{nearest(name, ports) or _offer(ports)}")
+    missing = [name for name, port in ports.items() if name not in arrays and not port.optional]
+    if any(ports[name].role == "residual" for name in missing):
         raise InputError(
             "This is the backward model of a split program, which takes residuals from the forward model; "
             f"{missing[0]!r} is missing. Load both (SplitProgram.load), or compile without `split`"
         )
     if missing:
-        raise InputError(
-            f"Missing input{'s' * (len(missing) > 1)}: {', '.join(_describe(by_name[n]) for n in missing)}"
-        )
+        raise InputError(f"Missing input{'s' * (len(missing) > 1)}: {', '.join(_describe(ports[n]) for n in missing)}")
     sizes: dict[str, tuple[int, str]] = {}
     feeds = {}
     for name, array in arrays.items():
         feeds[name] = _as_bindable(array, name)
-        _check(by_name[name], feeds[name], sizes)
+        _check(ports[name], feeds[name], sizes)
     return feeds
 
 
@@ -103,7 +100,7 @@ def _check(port: Port, array: np.ndarray | ort.OrtValue, sizes: dict[str, tuple[
         fix = f"convert it with .astype({port.dtype!r})" if isinstance(array, np.ndarray) else "convert it"
         raise InputError(f"Input {port.name!r} is {dtype}, but the graph takes {port.dtype}; {fix}")
     shape = tuple(array.shape() if isinstance(array, ort.OrtValue) else array.shape)
-    if port.shape is None:
+    if port.shape is None or port.shape == shape:
         return
     if len(shape) != len(port.shape):
         raise InputError(f"Input {port.name!r} has shape {list(shape)}, but the graph takes {_describe(port)}")

@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from ..compiler.program import Program
 from ..compiler.save import save_proto
-from ..compiler.signature import OutputRole, Port, Signature
+from ..compiler.signature import OutputRole, Signature
 from ..compiler.split import SplitProgram
 from ..compiler.split import split as split_program
 from ..passes.errors import InputError
@@ -132,8 +132,7 @@ class Session:
         feeds = self._feeds(executor, inputs, grad_outputs)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
         self._check_finite("grad", feeds, results)
-        gradients = {port.of: results.pop(port.name) for port in executor.signature.outputs_of("gradient")}
-        return results, {str(name): gradient for name, gradient in gradients.items()}
+        return results, {of: results.pop(name) for name, of in executor.gradients.items()}
 
     def backward(
         self,
@@ -179,7 +178,7 @@ class Session:
             return {}
         results = executor.run(feeds, self.parameters)
         self._check_finite("pullback", feeds, results, forward_feeds)
-        return {str(port.of): results[port.name] for port in executor.signature.outputs_of("gradient")}
+        return {of: results[name] for name, of in executor.gradients.items()}
 
     def _check_accumulable(self) -> None:
         unfit = [name for name in self._gradient_of if name not in self.grads]
@@ -329,11 +328,11 @@ class Session:
     def _feeds(
         self, executor: Executor, inputs: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None
     ) -> dict[str, np.ndarray | ort.OrtValue]:
-        fed, seeds = executor.fed, executor.seeds
+        seeds = executor.seeds
         for argument, arrays_by_name in (("inputs", inputs), ("grad_outputs", grad_outputs)):
             if not isinstance(arrays_by_name, Mapping) and (argument == "inputs" or arrays_by_name is not None):
                 raise InputError(f"{argument} maps names to arrays; it is of type {type(arrays_by_name).__name__}")
-        given = dict(grad_outputs or {})
+        given = grad_outputs or {}
         unknown = [name for name in given if name not in seeds]
         if unknown:
             raise InputError(
@@ -346,13 +345,12 @@ class Session:
                 f"pass grad_outputs={{{missing[0]!r}: …}} of its shape (ones for the gradient of its sum)"
             )
         # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
-        unread = self._fed - fed.keys()
-        arrays: dict[str, Array] = {name: array for name, array in inputs.items() if name not in unread}
-        for name in seeds:
-            if name not in given:
-                given[name] = executor.unit_seeds[name]
-        ports: list[Port] = [*fed.values(), *seeds.values()]
-        return check_feeds(ports, {**arrays, **{seeds[name].name: array for name, array in given.items()}})
+        arrays: dict[str, Array] = {
+            name: array for name, array in inputs.items() if name in executor.fed or name not in self._fed
+        }
+        for name, port in seeds.items():
+            arrays[port.name] = given[name] if name in given else executor.unit_seeds[name]
+        return check_feeds(executor.takes, arrays)
 
 
 def _check_not_half(signature: Signature, kind: Part) -> None:

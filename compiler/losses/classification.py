@@ -57,12 +57,13 @@ class CrossEntropy(Loss):
         if self.chunk is not None:
             return self._chunked(op, prediction, label, self.chunk)
         scores, label, single = _batched(prediction, label)
-        loss = self._of(scores, _out_of_range_fails(op, scores.sizes([1]), label, self.ignore_index))
+        loss = self._of(scores, label)
         return loss.squeeze([0]) if single and self.reduction == "none" else loss
 
     def _of(self, scores: Tensor, label: Tensor) -> Tensor:
         op = scores.op
         if self.label_smoothing:
+            label = _out_of_range_fails(op, scores.sizes([1]), label, self.ignore_index)
             return self._smoothed(op, op.LogSoftmax(scores, axis=1), label)
         weight = _class_weights(op, scores, self.weight)
         loss, _ = op.emit_many(
@@ -135,7 +136,6 @@ class NLL(Loss):
 
     def attach(self, op: Tape, prediction: Tensor, label: Tensor) -> Tensor:
         scores, label, single = _batched(prediction, label)
-        label = _out_of_range_fails(op, scores.sizes([1]), label, self.ignore_index)
         weight = _class_weights(op, scores, self.weight)
         loss = op.NegativeLogLikelihoodLoss(
             scores,

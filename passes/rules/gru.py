@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from ..broadcasting import sum_leading
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tape, Tensor
 from .recurrent import INITIAL_H, B, Gradients, Layer, R, W, X
@@ -29,7 +30,7 @@ def gru(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
 
 
 def _forward(d: Direction, *, linear: bool) -> Run:
-    """The step of the equations; it keeps the pre-activations, and the q of linear_before_reset."""
+    """The step; it keeps what the activations' derivatives follow from, and the q of linear_before_reset."""
     gate, candidate = d.activations
     bias, r_bias = d.biases or (None, None)
     if bias is not None and r_bias is not None and not linear:
@@ -44,12 +45,15 @@ def _forward(d: Direction, *, linear: bool) -> Run:
             product = body.Gemm(hidden, body.tensor(d.r.value), b, transB=1)
             h_gates, q = _gates_and_new(product, axis=-1)
             az, ar = cut(x_gates + h_gates, 2)
-            an = x_new + gate(ar) * q
+            r = gate(ar)
+            an = x_new + r * q
         else:
             az, ar = cut(body.Gemm(hidden, body.tensor(r_gates.value), x_gates, transB=1), 2)
-            an = body.Gemm(gate(ar) * hidden, body.tensor(r_new.value), x_new, transB=1)
-        z = gate(az)
-        return [(1 - z) * candidate(an) + z * hidden], [az, ar, an, q] if linear else [az, ar, an]
+            r = gate(ar)
+            an = body.Gemm(r * hidden, body.tensor(r_new.value), x_new, transB=1)
+        z, new = gate(az), candidate(an)
+        kept = [gate.keep(az, z), gate.keep(ar, r), candidate.keep(an, new)]
+        return [(1 - z) * new + z * hidden], [*kept, q] if linear else kept
 
     return d.forward([d.times_w(bias)], step)
 
@@ -57,12 +61,13 @@ def _forward(d: Direction, *, linear: bool) -> Run:
 def _backward(d: Direction, run: Run) -> Gradients:
     op = d.op
     gate, candidate = d.activations
-    az, ar, an = run.kept
-    z, r, new = gate(az), gate(ar), candidate(an)
+    at_z, at_r, at_new = run.kept
+    z, r, new = gate.again(at_z), gate.again(at_r), candidate.again(at_new)
     before = d.before(d.initial[0], run.states[0])
-    kz = gate.pull_back(az, z, before - new)
-    kr = gate.pull_back(ar, r, before)
-    kn = d.where_valid(candidate.pull_back(an, new, 1 - z), 0)
+    reset = r * before
+    kz = gate.pull_back(at_z, z, before - new)
+    kr = gate.pull_back(at_r, r, before, reset)
+    kn = d.where_valid(candidate.pull_back(at_new, new, 1 - z), 0)
     to_gates = d.where_valid(op.Concat(kz, kr, axis=-1), 0)
     r_gates, r_new = _gates_and_new(d.r, axis=0)
 
@@ -78,10 +83,10 @@ def _backward(d: Direction, run: Run) -> Gradients:
     da = op.Concat(dgates, dan, axis=-1)
 
     def dr() -> Tensor:
-        return op.Concat(sum_of_products(dgates, before), sum_of_products(dan, r * before), axis=0)
+        return op.Concat(sum_of_products(dgates, before), sum_of_products(dan, reset), axis=0)
 
     def db() -> Tensor:
-        total = da.sum([0, 1])
+        total = sum_leading(da, 2)
         return op.Concat(total, total, axis=0)
 
     return {X: lambda: da @ d.w, W: lambda: sum_of_products(da, d.x), R: dr, B: db, INITIAL_H: lambda: dh}
@@ -90,12 +95,12 @@ def _backward(d: Direction, run: Run) -> Gradients:
 def _backward_linear(d: Direction, run: Run) -> Gradients:
     op = d.op
     gate, candidate = d.activations
-    az, ar, an, q = run.kept
-    z, r, new = gate(az), gate(ar), candidate(an)
+    at_z, at_r, at_new, q = run.kept
+    z, r, new = gate.again(at_z), gate.again(at_r), candidate.again(at_new)
     before = d.before(d.initial[0], run.states[0])
-    kz = gate.pull_back(az, z, before - new)
-    kn = candidate.pull_back(an, new, 1 - z)
-    kr = gate.pull_back(ar, r, kn * q)
+    kz = gate.pull_back(at_z, z, before - new)
+    kn = candidate.pull_back(at_new, new, 1 - z)
+    kr = gate.pull_back(at_r, r, kn * q)
     to_products = d.where_valid(op.Concat(kz, kr, kn * r, axis=-1), 0)
 
     def step(body: Tape, states: Sequence[Tensor], slices: Sequence[Tensor]) -> Iteration:
@@ -112,7 +117,7 @@ def _backward_linear(d: Direction, run: Run) -> Gradients:
         X: lambda: da @ d.w,
         W: lambda: sum_of_products(da, d.x),
         R: lambda: sum_of_products(dproducts, before),
-        B: lambda: op.Concat(da.sum([0, 1]), dproducts.sum([0, 1]), axis=0),
+        B: lambda: op.Concat(sum_leading(da, 2), sum_leading(dproducts, 2), axis=0),
         INITIAL_H: lambda: dh,
     }
 

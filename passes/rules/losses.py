@@ -27,8 +27,7 @@ def softmax_cross_entropy_loss(n: Primal, dloss: Tensor | None, dlog_prob: Tenso
         prob = op.Softmax(scores if log_prob is None else log_prob, axis=1)
         terms = []
         if dloss is not None:
-            weight = _sample_weight(n, dloss)
-            labels = _labels(n).unsqueeze([1])
+            weight, labels = _sample_weight(n, dloss), _labels(n)
             terms.append(_less_one_at(labels, prob) * weight)
         if dlog_prob is not None:
             terms.append(dlog_prob - prob * dlog_prob.sum([1], keepdims=True))
@@ -51,8 +50,7 @@ def negative_log_likelihood_loss(n: Primal, dloss: Tensor) -> Sequence[Cotangent
     op, log_prob = n.op, n.required(0)
 
     def cotangent() -> Tensor:
-        labels = _labels(n).unsqueeze([1])
-        weight = -_sample_weight(n, dloss)
+        labels, weight = _labels(n), -_sample_weight(n, dloss)
         hot = chosen_elements(log_prob, labels, 1)
         if hot is not None:
             return op.Where(hot, weight, op.constant(0, weight.dtype))
@@ -62,9 +60,12 @@ def negative_log_likelihood_loss(n: Primal, dloss: Tensor) -> Sequence[Cotangent
 
 
 def negative_log_likelihood(n: Primal, log_prob: Tensor) -> Tensor:
-    """The loss in primitives: -log_prob at the label times the weight of its class; the mean is over the weights."""
+    """The loss in primitives: -log_prob at the label times the weight of its class; the mean is over the weights.
+
+    A label that is neither a class nor to be ignored makes the run fail on the CPU, as in PyTorch.
+    """
     op, ignored, weights = n.op, _ignored(n), _class_weights(n)
-    loss = -_wide(op.GatherElements(log_prob, _labels(n).unsqueeze([1]), axis=1).squeeze([1]))
+    loss = -_wide(op.GatherElements(log_prob, _labels(n), axis=1))
     if n.input(2) is not None and weights is not None:
         loss = loss * weights
     if ignored is not None:
@@ -75,6 +76,8 @@ def negative_log_likelihood(n: Primal, log_prob: Tensor) -> Tensor:
             loss = loss.sum()
         case "mean":
             loss = loss.sum() / (n.required(1).count(dtype=loss.dtype) if weights is None else weights.sum())
+        case _:
+            loss = loss.squeeze([1])
     return loss.cast(log_prob.dtype)
 
 
@@ -86,53 +89,61 @@ def _less_one_at(labels: Tensor, prob: Tensor) -> Tensor:
     return op.ScatterElements(prob, labels, op.GatherElements(prob, labels, axis=1) - 1, axis=1)
 
 
+# The values of each sample below have an axis of size 1 where the classes are: (N, 1, d1, …).
+
+
 def _labels(n: Primal) -> Tensor:
-    """The labels, with those to ignore (which need not be classes) made 0."""
-    ignored = _ignored(n)
-    labels = n.required(1)
-    return labels if ignored is None else n.op.Where(ignored, n.op.constant(0, labels.dtype), labels)
+    """The labels, with those to ignore made 0, and other negative ones, which would count from the end, no class."""
+    ignored, labels = _ignored(n), n.required(1).unsqueeze([1])
+    if ignored is not None:
+        labels = n.op.Where(ignored, n.op.constant(0, labels.dtype), labels)
+    return n.op.Where(labels < 0, n.required(0).sizes([1]).cast(labels.dtype), labels)
 
 
 def _ignored(n: Primal) -> Tensor | None:
     """Which samples are ignored; None if the operator ignores none."""
     ignore_index = n.attr("ignore_index")
-    return None if ignore_index is None else n.required(1).equals(ignore_index)
+    return None if ignore_index is None else n.required(1).unsqueeze([1]).equals(ignore_index)
 
 
 def _class_weights(n: Primal) -> Tensor | None:
     """The weight of each sample's class, zero for the ignored ones; None where all are 1."""
     op, weights, ignored = n.op, n.input(2), _ignored(n)
     dtype = _wide(n.required(0)).dtype
-    if weights is not None:
-        chosen = _wide(op.Gather(weights, _labels(n), axis=0))
-        return chosen if ignored is None else op.Where(ignored, op.constant(0, dtype), chosen)
-    return None if ignored is None else op.Not(ignored).cast(dtype)
+    if weights is None and ignored is None:
+        return None
+    chosen = op.constant(1, dtype) if weights is None else _wide(op.Gather(weights, _labels(n), axis=0))
+    return chosen if ignored is None else op.Where(ignored, op.constant(0, dtype), chosen)
 
 
 def _spread(n: Primal, dloss: Tensor) -> Tensor:
-    """The cotangent of each sample's weighted loss."""
+    """The cotangent of each sample's weighted loss; a scalar where all are the same."""
     dloss = _wide(dloss)
-    if n.attr("reduction", "mean") != "mean":
-        return dloss
-    weights = _class_weights(n)
-    return dloss / (n.required(1).count(dtype=dloss.dtype) if weights is None else weights.sum())
+    match n.attr("reduction", "mean"):
+        case "mean":
+            weights = _class_weights(n)
+            return dloss / (n.required(1).count(dtype=dloss.dtype) if weights is None else weights.sum())
+        case "sum":
+            return dloss
+        case _:
+            return dloss.unsqueeze([1])
 
 
 def _sample_weight(n: Primal, dloss: Tensor) -> Tensor:
-    """The cotangent of each sample's loss, with the class axis inserted; a scalar where all are the same."""
+    """The cotangent of each sample's loss; a scalar where all are the same."""
     op, ignored, weights = n.op, _ignored(n), _class_weights(n)
     weight = _spread(n, dloss)
-    if weights is not None:
+    if n.input(2) is not None and weights is not None:
         weight = weight * weights
     if ignored is not None:
         weight = op.Where(ignored, op.constant(0, weight.dtype), weight)
-    return (weight.unsqueeze([1]) if weight.rank else weight).cast(n.required(0).dtype)
+    return weight.cast(n.required(0).dtype)
 
 
 def _weights_cotangent(n: Primal, dloss: Tensor, log_prob: Tensor) -> Tensor:
     """The losses (minus their mean, where that is the reduction) of each class's samples, added up."""
     op, ignored, labels = n.op, _ignored(n), _labels(n)
-    loss = _wide(-op.GatherElements(log_prob, labels.unsqueeze([1]), axis=1).squeeze([1]))
+    loss = _wide(-op.GatherElements(log_prob, labels, axis=1))
     if n.attr("reduction", "mean") == "mean":
         loss = loss - _wide(n.outputs[0])
     loss = loss * _spread(n, dloss)

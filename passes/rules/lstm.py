@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from ..broadcasting import sum_leading
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tape, Tensor
 from .recurrent import INITIAL_C, INITIAL_H, B, Gradients, Layer, P, R, W, X
@@ -37,7 +38,7 @@ def lstm(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
 
 
 def _forward(d: Direction, *, coupled: bool) -> Run:
-    """The step of the equations; it keeps the pre-activations."""
+    """The step of the equations; it keeps what the activations' derivatives follow from, and f c₋."""
     gate, candidate, squash = d.activations
     peepholes = None if d.peepholes is None else cut(d.peepholes, 3)
 
@@ -47,12 +48,21 @@ def _forward(d: Direction, *, coupled: bool) -> Run:
         if peepholes is not None:
             pi, po, pf = (body.tensor(p.value) for p in peepholes)
             ai, af = ai + pi * cell, af + pf * cell
-        i = gate(ai)
+        i, g = gate(ai), candidate(ag)
         f = 1 - i if coupled else gate(af)
-        cell = f * cell + i * candidate(ag)
+        remembered = f * cell
+        cell = remembered + i * g
         if peepholes is not None:
             ao = ao + po * cell
-        return [gate(ao) * squash(cell), cell], [ai, ao, af, ag]
+        o, squashed = gate(ao), squash(cell)
+        kept = [
+            gate.keep(ai, i),
+            gate.keep(ao, o),
+            gate.keep(af, f),
+            candidate.keep(ag, g),
+            squash.keep(cell, squashed),
+        ]
+        return [o * squashed, cell], [*kept, remembered]
 
     bias = None if d.biases is None else d.biases[0] + d.biases[1]
     return d.forward([d.times_w(bias)], step)
@@ -62,16 +72,18 @@ def _backward(d: Direction, run: Run, coupled: bool) -> Gradients:
     op = d.op
     gate, candidate, squash = d.activations
     hidden_before, cell_before = (d.before(*pair) for pair in zip(d.initial, run.states, strict=True))
-    cell = run.states[1]
-    ai, ao, af, ag = run.kept
-    i, o, g, squashed = gate(ai), gate(ao), candidate(ag), squash(cell)
-    f = 1 - i if coupled else gate(af)
+    hidden, cell = run.states
+    *kept, remembered = run.kept
+    i, o, f, g, squashed = (each.again(k) for each, k in zip((gate, gate, gate, candidate, squash), kept, strict=True))
+    f = 1 - i if coupled else f
+    at_i, at_o, at_f, at_g, at_cell = kept
 
-    ki = gate.pull_back(ai, i, g - cell_before if coupled else g)
-    ko = gate.pull_back(ao, o, squashed)
-    kf = op.zeros_like(f) if coupled else gate.pull_back(af, f, cell_before)
-    kg = candidate.pull_back(ag, g, i)
-    to_cell, keep = squash.pull_back(cell, squashed, o), f
+    learned = i * g
+    ki = gate.pull_back(at_i, i, g - cell_before) if coupled else gate.pull_back(at_i, i, g, learned)
+    ko = gate.pull_back(at_o, o, squashed, hidden)
+    kf = op.zeros_like(f) if coupled else gate.pull_back(at_f, f, cell_before, remembered)
+    kg = candidate.pull_back(at_g, g, i, learned)
+    to_cell, keep = squash.pull_back(at_cell, squashed, o, hidden), f
     if d.peepholes is not None:
         pi, po, pf = cut(d.peepholes, 3)
         to_cell, keep = to_cell + po * ko, f + pi * ki + pf * kf
@@ -87,12 +99,12 @@ def _backward(d: Direction, run: Run, coupled: bool) -> Gradients:
     (dh, dc), (da,) = d.backward([to_cell, keep, *to_gates], step)
 
     def db() -> Tensor:
-        total = da.sum([0, 1])
+        total = sum_leading(da, 2)
         return op.Concat(total, total, axis=0)
 
     def dp() -> Tensor:
         di, do, df, _ = cut(da, 4)
-        return op.Concat(*((di * cell_before), (do * cell), (df * cell_before)), axis=-1).sum([0, 1])
+        return sum_leading(op.Concat(di * cell_before, do * cell, df * cell_before, axis=-1), 2)
 
     return {
         X: lambda: da @ d.w,

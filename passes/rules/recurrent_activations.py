@@ -29,14 +29,33 @@ class Activation:
             x = x.op.Clip(x, x.op.constant(-self.clip, x.dtype), x.op.constant(self.clip, x.dtype))
         return _FORMS[self.name](x, self.alpha, self.beta)
 
-    def slope(self, x: Tensor, y: Tensor) -> Tensor:
-        """The derivative of y = self(x)."""
-        return self.pull_back(x, y, y.op.full_like(y, 1))
+    @property
+    def by_its_value(self) -> bool:
+        """Whether its derivative follows from its value alone, by a product or two."""
+        return self.clip is None and self.name in ("sigmoid", "tanh")
 
-    def pull_back(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-        """dy times the derivative of y = self(x), by the rules of the operators from x to y."""
+    def keep(self, x: Tensor, y: Tensor) -> Tensor:
+        """Which of x and y = self(x) is to be kept for the backward part."""
+        return y if self.by_its_value else x
+
+    def again(self, kept: Tensor) -> Tensor:
+        """The value, of what was kept."""
+        return kept if self.by_its_value else self(kept)
+
+    def pull_back(self, kept: Tensor, y: Tensor, dy: Tensor, product: Tensor | None = None) -> Tensor:
+        """dy times the derivative of y = self(x), of what was kept.
+
+        The derivative of sigmoid is y (1 - y), that of tanh 1 - y². Others follow from the rules of the operators from
+        x to y.
+
+        Args:
+            product: dy y, where it is known.
+        """
+        if self.by_its_value:
+            product = dy * y if product is None else product
+            return (product if self.name == "sigmoid" else dy) - product * y
         value = y.value
-        while value is not x.value:
+        while value is not kept.value:
             node = value.producer()
             assert node is not None
             assert node.inputs[0] is not None

@@ -1,8 +1,8 @@
 """The run of one direction of a recurrent node: a Scan forward over its steps, and one back.
 
-Forward, an iteration is the step of the operator's equations. It keeps the states and the pre-activations of the gates,
-as computing those again would cost as much as the node itself. The products with W are those of all steps at once,
-before the Scan.
+Forward, an iteration is the step of the operator's equations. It keeps the states and the gates, as computing those
+again would cost as much as the node itself: the value of a gate whose derivative follows from it, else its
+pre-activation. The products with W are those of all steps at once, before the Scan.
 
 Backward, the equations linearized at each step are a linear recurrence in the cotangents of the states. Its
 coefficients are computed for all steps at once. What must go step by step is a second Scan, over reversed time, whose

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..broadcasting import sum_leading
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tape, Tensor
 from .recurrent import INITIAL_H, B, Gradients, Layer, R, W, X
@@ -20,12 +21,12 @@ def rnn(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
 
 
 def _forward(d: Direction) -> Run:
-    """The step of the equations; it keeps the pre-activation."""
+    """The step of the equations; it keeps the pre-activation, if the derivative does not follow from the state."""
     (function,) = d.activations
 
     def step(body: Tape, states: Sequence[Tensor], slices: Sequence[Tensor]) -> Iteration:
         a = body.Gemm(states[0], body.tensor(d.r.value), slices[0], transB=1)
-        return [function(a)], [a]
+        return [function(a)], [] if function.by_its_value else [a]
 
     bias = None if d.biases is None else d.biases[0] + d.biases[1]
     return d.forward([d.times_w(bias)], step)
@@ -34,9 +35,10 @@ def _forward(d: Direction) -> Run:
 def _backward(d: Direction, run: Run) -> Gradients:
     op = d.op
     (function,) = d.activations
-    (a,) = run.kept
+    (kept,) = run.states if function.by_its_value else run.kept
+    value = function.again(kept)
     hidden_before = d.before(d.initial[0], run.states[0])
-    slope = d.where_valid(function.slope(a, function(a)), 0)
+    slope = d.where_valid(function.pull_back(kept, value, op.full_like(value, 1), value), 0)
 
     def step(body: Tape, states: Sequence[Tensor], slices: Sequence[Tensor]) -> Iteration:
         da = states[0] * slices[0]
@@ -45,7 +47,7 @@ def _backward(d: Direction, run: Run) -> Gradients:
     (dh,), (da,) = d.backward([slope], step)
 
     def db() -> Tensor:
-        total = da.sum([0, 1])
+        total = sum_leading(da, 2)
         return op.Concat(total, total, axis=0)
 
     return {

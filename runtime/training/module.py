@@ -87,7 +87,7 @@ class Module:
             results = self.session.backward(feeds)
         else:
             executor = self._evaluated()
-            results = executor.run(check_feeds(executor.fed.values(), feeds), self.session.parameters)
+            results = executor.run(check_feeds(executor.fed, feeds), self.session.parameters)
         outputs = tuple(results[name] for name in self.output_names())
         return outputs[0] if len(outputs) == 1 else outputs
 

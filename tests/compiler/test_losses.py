@@ -30,6 +30,8 @@ from onnxgrad.compiler.losses import (
 )
 from onnxgrad.passes.differentiate import differentiate
 from onnxgrad.passes.errors import InputError
+from onnxgrad.passes.infer_shapes import InferShapes
+from onnxgrad.passes.lower_cross_entropy import LowerCrossEntropy
 from onnxgrad.passes.lower_opset import LowerOpset
 from onnxgrad.passes.rules import BUILTIN_RULES
 
@@ -194,6 +196,7 @@ def test_a_label_that_is_no_class_makes_the_run_fail(loss: Loss, bad: int) -> No
     model = forward((2, 3))
     result, _ = attach_loss(model.graph, loss, model.graph.outputs[0])
     model.graph.outputs[:] = [result]
+    LowerCrossEntropy()(InferShapes()(model).model)
     LowerOpset()(model)
     options = ort.SessionOptions()
     options.log_severity_level = 4

@@ -101,3 +101,38 @@ def test_dead_nodes_in_subgraphs_go_and_live_ones_keep_what_they_capture() -> No
     )
     assert check_pass(EliminateDeadCode(), model, {"x": X, "c": np.array(True)})
     assert sorted(node.op_type for node in model.graph.all_nodes()) == ["Abs", "Exp", "If", "Neg"]
+
+
+LOOPS = """g (float[3,4] x, int64 count, bool yes) => (float[4] sum, float[3,4] backwards, float[k,4] powers)
+<float[4] zero = {0, 0, 0, 0}> {
+    sum, unread, backwards = Scan <num_scan_inputs = 1, scan_output_directions = [0, 1], body = step
+        (float[4] before, float[4] row) => (float[4] after, float[4] root, float[4] kept) {
+            after = Add (before, row)
+            root = Sqrt (row)
+            kept = Identity (before)
+        }> (zero, x)
+    final, gone, powers = Loop (count, yes, sum) <body = power
+        (int64 i, bool c, float[4] p) => (bool co, float[4] q, float[4] sine, float[4] each) {
+            co = Identity (c)
+            q = Mul (p, sum)
+            sine = Sin (p)
+            each = Identity (q)
+        }>
+}"""
+
+
+def test_stacks_that_nobody_reads_are_not_made() -> None:
+    model = parse(LOOPS)
+    feeds = {"x": X, "count": np.array(2), "yes": np.array(True)}
+    assert check_pass(EliminateDeadCode(), model, feeds)
+    assert [len(node.outputs) for node in model.graph] == [2, 2]
+    inner = [node.op_type for node in model.graph.all_nodes()]
+    assert "Sqrt" not in inner
+    assert "Sin" not in inner
+    assert not check_pass(EliminateDeadCode(), model, feeds)
+
+
+def test_protected_stacks_stay() -> None:
+    model = parse(LOOPS)
+    check_pass(EliminateDeadCode(protected=["unread"]), model, {"x": X, "count": np.array(2), "yes": np.array(True)})
+    assert [len(node.outputs) for node in model.graph] == [3, 2]

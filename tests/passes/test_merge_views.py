@@ -39,6 +39,16 @@ def test_chains_are_merged(body: str, result: str, left: list[str]) -> None:
     assert operators(model) == left
 
 
+def test_transposes_that_move_only_axes_of_size_1_are_reshapes() -> None:
+    body = """a = Transpose <perm = [1, 0, 2, 3]> (x)  y = Neg (a)
+        b = Transpose <perm = [0, 1, 3, 2]> (x)  z = Neg (b)  t = Transpose <perm = [1, 0]> (m)"""
+    model = parse(
+        f"g (float[2,1,n,4] x, float[1,3] m) => (float[1,2,n,4] y, float[2,1,4,n] z, float[3,1] t) {{ {body} }}"
+    )
+    assert check_pass(MergeViews(), model, {"x": X.reshape(2, 1, 3, 4), "m": X[0, :1, :3]})
+    assert operators(model) == ["Reshape", "Neg", "Transpose", "Neg", "Transpose"]
+
+
 def test_what_is_picked_from_a_list_is_shaped_as_the_positions() -> None:
     model = parse(
         f"""g (float[24] x, int64[2,3] i, int64[6] j) => (float[2,3] y, float[2,3] z) {CONSTANTS} {{

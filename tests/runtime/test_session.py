@@ -304,6 +304,22 @@ def test_inputs_are_checked_in_forward_runs_too() -> None:
         session.grad({"x": X, "labels": LABELS[:3]})
 
 
+@pytest.mark.parametrize("free_dims", [None, {"batch": 6}])
+def test_each_call_has_inputs_and_results_of_its_own(free_dims: dict[str, int] | None) -> None:
+    program = onnxgrad.compile(mlp(), loss="cross_entropy", free_dims=free_dims)
+    session, other = program.session(), {"x": X[::-1].copy(), "labels": LABELS}
+    expected = [program.session().value_and_grad(feeds) for feeds in (BATCH, other)]
+    on_device = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in other.items()}
+    found = [session.value_and_grad(feeds) for feeds in (BATCH, other, BATCH, on_device, BATCH)]
+    found.append(session.value_and_grad(other, {"loss": np.array(1, np.float32)}))
+    for (outputs, grads), which in zip(found, (0, 1, 0, 1, 0, 1), strict=True):
+        for results, wanted in zip((outputs, grads), expected[which], strict=True):
+            for name, array in results.items():
+                np.testing.assert_array_equal(array, wanted[name])
+    values, _ = session.value_and_grad(BATCH, as_ortvalues=True)
+    np.testing.assert_array_equal(values["loss"].numpy(), expected[0][0]["loss"])
+
+
 @pytest.mark.parametrize("label", [3, -1, 2**40])
 @pytest.mark.parametrize("loss", ["cross_entropy", "nll", onnxgrad.losses.CrossEntropy(label_smoothing=0.1)])
 def test_a_label_that_is_no_class(label: int, loss: Any, capfd: pytest.CaptureFixture[str]) -> None:
