@@ -40,13 +40,16 @@ class LowerCorrelations(ir.passes.InPlacePass):
         outer = Tape(model.graph, opset=model.opset_imports[""])
         lowered = False
         for graph in list(all_graphs(model.graph)):
-            tape = outer if graph is model.graph else outer.body(graph)
-            for node in list(graph):
+            marked = []
+            for node in graph:
                 # Of a graph that was compiled before, whose values bear other names by now.
                 node.metadata_props.pop(CORRELATION, None)
                 if KERNEL in node.metadata_props:
-                    self._lower(tape, node)
-                    lowered = True
+                    marked.append(node)
+            tape = outer if graph is model.graph else outer.body(graph)
+            for node in marked:
+                self._lower(tape, node)
+            lowered = lowered or bool(marked)
         if lowered:
             EliminateCommonSubexpressions(self._protected).call(model)
             EliminateDeadCode(self._protected).call(model)
