@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -71,7 +71,7 @@ class Signature:
 
     def to_json(self) -> str:
         data = {"version": SIGNATURE_VERSION, "mode": self.mode, "inputs": self.inputs, "outputs": self.outputs}
-        return json.dumps(data, separators=(",", ":"), default=vars)
+        return json.dumps(data, separators=(",", ":"), default=asdict)
 
     @classmethod
     def from_json(cls, text: str) -> Signature:

@@ -114,9 +114,15 @@ def _swapped(signal: Tensor) -> Tensor:
 
 
 def _swaps(node: ir.Node) -> bool:
-    """Whether *node* is a Transpose of the first two axes."""
-    perm = node.attributes.get_ints("perm", ())
-    return node.op_type == "Transpose" and list(perm) == [1, 0, *range(2, len(perm))]
+    """Whether *node* puts the first two axes in each other's place; where one has the size 1, a Reshape does."""
+    before, after = node.inputs[0], node.outputs[0]
+    if node.op_type == "Transpose":
+        perm = node.attributes.get_ints("perm", ())
+        return list(perm) == [1, 0, *range(2, len(perm))]
+    if node.op_type != "Reshape" or before is None or before.shape is None or after.shape is None:
+        return False
+    old, new = list(before.shape), list(after.shape)
+    return 1 in old[:2] and None not in old and new == [*old[1::-1], *old[2:]]
 
 
 def _reader_that_swaps(node: ir.Node) -> ir.Value | None:
@@ -129,20 +135,36 @@ def _ungrouped(signal: Tensor, group: int) -> Tensor:
     """*signal* (channels, group · batch, …) as (batch, group · channels, …), as it was before `correlate`."""
     if group == 1:
         return _swapped(signal)
-    source = signal.value
-    node = source.producer()
-    for op_type in ("Reshape", "Transpose", "Reshape"):
-        if node is None or node.op_type != op_type:
-            break
-        assert node.inputs[0] is not None
-        source = node.inputs[0]
-        node = source.producer()
-    else:
-        if source.shape is not None and source.shape.rank() == signal.rank:
-            return signal.op.tensor(source)
-    channels, *positions = (size_of(signal, axis) for axis in (0, *range(2, signal.rank)))
-    op = signal.op
-    signal = signal.reshape(join_sizes(op, [channels, group, -1, *positions])).transpose(
-        [2, 1, 0, *range(3, signal.rank + 1)]
-    )
-    return signal.reshape(join_sizes(op, [-1, channels * group, *positions]))
+    source = _before_grouping(signal, group)
+    if source is not None:
+        return source
+    op, (channels, *positions) = signal.op, (size_of(signal, axis) for axis in (0, *range(2, signal.rank)))
+    split = signal.reshape(join_sizes(op, [channels, group, -1, *positions]))
+    swapped = split.transpose([2, 1, 0, *range(3, split.rank)])
+    return swapped.reshape(join_sizes(op, [-1, channels * group, *positions]))
+
+
+def _before_grouping(signal: Tensor, group: int) -> Tensor | None:
+    """What `correlate` has split, transposed and joined to *signal*; None if that has been simplified since."""
+    swapped = _source(signal, "Reshape")
+    split = swapped and _source(swapped, "Transpose")
+    source = split and _source(split, "Reshape")
+    if swapped is None or split is None or source is None or None in (*split.shape, *source.shape):
+        return None
+    channels, _, *positions = signal.shape
+    transposition = swapped.value.producer()
+    assert transposition is not None
+    assert isinstance(channels, int)
+    batch = source.shape[0]
+    if source.shape != (batch, group * channels, *positions) or split.shape != (batch, group, channels, *positions):
+        return None
+    perm = transposition.attributes.get_ints("perm", ())
+    return source if list(perm) == [2, 1, 0, *range(3, split.rank)] else None
+
+
+def _source(tensor: Tensor, op_type: str) -> Tensor | None:
+    """What the node that computes *tensor* reads, if that is an *op_type* and the rank of it is known."""
+    node = tensor.value.producer()
+    if node is None or node.op_type != op_type or node.inputs[0] is None or node.inputs[0].shape is None:
+        return None
+    return tensor.op.tensor(node.inputs[0])

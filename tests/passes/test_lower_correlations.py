@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
+import torch
 
 import onnxgrad
 from onnxgrad.passes.convolution_gradients import WeightForm
@@ -34,6 +37,37 @@ def test_the_last_node_says_what_is_correlated(form: WeightForm, group: int) -> 
         "w.grad": Correlation("x", "y.grad_output", (3, 2), (2, 1), (1, 2), (1, 0), group)
     }
     assert not any(KERNEL in node.metadata_props for node in program.model.graph.all_nodes())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("channels", "group"), [((8, 12), 4), ((4, 4), 4), ((8, 12), 1), ((1, 12), 1), ((8, 1), 1)])
+def test_what_lies_before_a_grouped_convolution(batch: int, channels: tuple[int, int], group: int) -> None:
+    """A shuffle of channels is written as a correlation regroups its signal, and axes of size 1 hide which is which."""
+    (few, many), size = channels, [6, 7]
+    per_group = few // group
+    text = f"""<ir_version: 10, opset_import: ["" : 18]>
+    g (float[{batch},{few},6,7] x) => (float[{batch},{many},6,7] y)
+    <int64[5] split = {{{batch}, {per_group}, {group}, 6, 7}}, int64[4] whole = {{{batch}, {few}, 6, 7}}> {{
+        apart = Reshape (x, split)
+        mixed = Transpose <perm = [0, 2, 1, 3, 4]> (apart)
+        shuffled = Reshape (mixed, whole)
+        y = Conv <pads = [1, 1, 1, 1], group = {group}> (shuffled, w)
+    }}"""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((many, per_group, 3, 3), np.float32)
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    program = onnxgrad.compile(onnx.shape_inference.infer_shapes(model), wrt=["w"])
+    assert list(descriptions(program.model)) == ["w.grad"]
+    x = rng.standard_normal((batch, few, *size), np.float32)
+    dy = rng.standard_normal((batch, many, *size), np.float32)
+    shuffled = torch.tensor(x, dtype=torch.float64).reshape(batch, per_group, group, *size).transpose(1, 2)
+    leaf = torch.tensor(w, dtype=torch.float64, requires_grad=True)
+    y = torch.nn.functional.conv2d(shuffled.reshape(batch, few, *size), leaf, padding=1, groups=group)
+    y.backward(torch.tensor(dy, dtype=torch.float64))
+    actual = program.session(providers=["CPUExecutionProvider"]).grad({"x": x}, {"y": dy})["w"]
+    assert leaf.grad is not None
+    np.testing.assert_allclose(actual, leaf.grad.numpy(), rtol=0, atol=1e-5 * float(leaf.grad.abs().max()))
 
 
 def test_a_computed_padding_is_part_of_the_signal() -> None:
