@@ -15,8 +15,8 @@ from .memory_of_values import VIEWS, memory_of, size_in_bytes
 
 CHEAP = VIEWS | frozenset(
     "Abs Add And Cast CastLike Ceil Clip DequantizeLinear Div Equal Expand Floor Greater GreaterOrEqual IsInf IsNaN "
-    "LayerNormalization Less LessOrEqual Max Min Mul Neg Not Or Reciprocal Relu Round Sign Slice Sub Tile Transpose "
-    "Trilu Where Xor".split()
+    "LayerNormalization Less LessOrEqual Max Min Mul Neg Not Or Reciprocal Relu Round Sigmoid Sign Slice Sub Tile "
+    "Transpose Trilu Where Xor".split()
 )
 """Operators that take hardly longer than writing their output does."""
 MOST_WORK = 2.0
@@ -70,8 +70,8 @@ class _Plan:
 
     @property
     def work(self) -> float:
-        """Bytes that are written again. Transposing and normalizing are slower than copying."""
-        weights = {"LayerNormalization": 2, "Transpose": 2, **dict.fromkeys(VIEWS, 0)}
+        """Bytes that are written again. Some operators are slower than copying."""
+        weights = {"LayerNormalization": 2, "Sigmoid": 2, "Transpose": 2, **dict.fromkeys(VIEWS, 0)}
         return sum(weights.get(node.op_type, 1) * size_in_bytes(node.outputs[0]) for node in self.repeated)
 
 

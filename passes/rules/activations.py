@@ -164,16 +164,17 @@ def _tanh_gelu_slope(n: Primal) -> Tensor:
 
 @rules.vjp("Swish")
 def swish(n: Primal, dy: Tensor) -> Cotangent:
-    """dx = (s + alpha y (1 - s)) dy for s = sigmoid(alpha x)."""
-    x, y = n.required(0), n.outputs[0]
+    """dx = s (1 + alpha x (1 - s)) dy for s = sigmoid(alpha x).
+
+    The output, which tells the same, is larger to keep: what x is made of often is there, or the output follows from x.
+    """
+    x = n.required(0)
     alpha: float = n.attr("alpha", 1.0)
 
     def cotangent() -> Tensor:
-        if alpha == 1:
-            gate = n.op.Sigmoid(x)
-            return dy * (gate + y * (1 - gate))
-        gate = n.op.Sigmoid(x * alpha)
-        return dy * (gate + y * alpha * (1 - gate))
+        scaled = x if alpha == 1 else x * alpha
+        gate = n.op.Sigmoid(scaled)
+        return dy * (gate * (1 + scaled * (1 - gate)))
 
     return cotangent
 
