@@ -2,7 +2,8 @@
 
 A rule emits a correlation as one Conv over the batch, which every pass understands, and marks it. Late, when nothing
 moves any more, `LowerCorrelations` writes it in the form that is the fastest in standard operators, and says in that
-form's last node what it has written: so who knows a faster one that is not portable can take that (`BlockLayout`).
+form's last node what it has written: so who knows a faster one that is not portable can take that
+(`BlockConvolutions`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from .errors import InvalidModelError
 from .tape import Tensor
 
 KERNEL = "onnxgrad.kernel"
@@ -47,9 +49,12 @@ class Correlation:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError or TypeError for a text that `to_json` has not written."""
-        fields: Mapping[str, object] = json.loads(text)
-        return cls(**{name: tuple(field) if isinstance(field, list) else field for name, field in fields.items()})  # type: ignore[arg-type]
+        """Raises InvalidModelError for a text that `to_json` has not written."""
+        try:
+            fields: Mapping[str, object] = json.loads(text)
+            return cls(**{name: tuple(field) if isinstance(field, list) else field for name, field in fields.items()})  # type: ignore[arg-type]
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InvalidModelError(f"The description of a convolution's gradient is damaged: {error}") from error
 
 
 def mark_correlation(result: Tensor, kernel: Sequence[int]) -> None:

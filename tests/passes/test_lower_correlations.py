@@ -11,6 +11,7 @@ import torch
 import onnxgrad
 from onnxgrad.passes.convolution_gradients import WeightForm
 from onnxgrad.passes.correlations import CORRELATION, KERNEL, Correlation
+from onnxgrad.passes.errors import InvalidModelError
 from onnxgrad.passes.registry import Registry
 from onnxgrad.passes.rules import BUILTIN_RULES
 
@@ -98,3 +99,9 @@ def test_a_joint_graph_that_is_compiled_again_describes_only_its_own() -> None:
     second = onnxgrad.compile(first.model, outputs="x.grad", wrt="w")
     assert descriptions(first.model).keys() == {"w.grad"}
     assert descriptions(second.model).keys() == {"w.grad_1"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"long": "x"}'])
+def test_a_damaged_description_is_refused(text: str) -> None:
+    with pytest.raises(InvalidModelError, match="damaged"):
+        Correlation.from_json(text)
