@@ -7,7 +7,7 @@ from math import ceil, prod
 
 import onnx_ir as ir
 
-from .blocked_layout import ALIGNMENT, DOMAIN, BlockedLayout, Steps
+from .blocked_layout import ALIGNMENT, DOMAIN, BlockedLayout, Steps, known_sizes
 from .correlations import CORRELATION, Correlation
 from .eliminate_dead_code import EliminateDeadCode
 from .phases import phases_of
@@ -105,7 +105,7 @@ class _Emitter:
     ) -> Tensor | None:
         if _is_depthwise(w, group):
             return self._layout.convolve_depthwise(x, w, bias, steps, activation)
-        many, channels, *kernel = _known(w)
+        many, channels, *kernel = known_sizes(w)
         if group == 1 and prod(kernel) > 1 and self._fill_blocks(many, channels):
             return self._layout.convolve(x, w, bias, steps, activation)
         return None
@@ -113,7 +113,7 @@ class _Emitter:
     def _conv_transpose(
         self, y: Tensor, w: Tensor, bias: Tensor | None, x: Tensor, steps: Steps, group: int, activation: str | None
     ) -> Tensor | None:
-        many, channels, *kernel = _known(w)
+        many, channels, *kernel = known_sizes(w)
         if _is_depthwise(w, group):
             spread = _of_spread_signal(x, w, y, steps)
             if min(*spread.before, *spread.after) >= 0:
@@ -123,7 +123,7 @@ class _Emitter:
             and many >= self._block
             and self._fill_blocks(channels, many)
         ):
-            phases = phases_of(_known(x, 2), _known(y, 2), kernel, steps.strides, steps.before)
+            phases = phases_of(known_sizes(x, 2), known_sizes(y, 2), kernel, steps.strides, steps.before)
             if phases is not None:
                 return self._layout.convolve_transposed(y, w, bias, phases, activation)
         return None
@@ -136,7 +136,7 @@ class _Emitter:
         result = op.tensor(node.outputs[0])
         if not _has_known_sizes(x) or not _has_known_sizes(y) or result.static_shape is None:
             return None
-        x, y, kernel = _image(x), _image(y), _known(_image(result))
+        x, y, kernel = _image(x), _image(y), known_sizes(_image(result))
         steps = _of_correlation(described, x, y, kernel[2:])
         gradient = self._correlate(x, y, kernel, steps, described.group)
         return gradient if gradient is None or result.rank == 4 else gradient.squeeze([2])
@@ -146,7 +146,7 @@ class _Emitter:
         if group == many > 1 == channels and many % ALIGNMENT == 0:
             return self._layout.correlate_depthwise(x, y, steps)
         # To add up larger gradients of single samples takes longer than it saves.
-        larger = prod(kernel) > prod(_known(x, 1)) + prod(_known(y, 1))
+        larger = prod(kernel) > prod(known_sizes(x, 1)) + prod(known_sizes(y, 1))
         if group == 1 and not larger and self._fill_blocks(many):
             return self._layout.correlate(x, y, steps)
         return None
@@ -160,7 +160,7 @@ class _Emitter:
 
 def _is_depthwise(w: Tensor, group: int) -> bool:
     """Whether each channel has one kernel, of *w*, and meets no other."""
-    channels, per_group = _known(w)[:2]
+    channels, per_group = known_sizes(w)[:2]
     return group == channels > 1 == per_group and channels % ALIGNMENT == 0
 
 
@@ -168,9 +168,9 @@ def _of_spread_signal(x: Tensor, w: Tensor, y: Tensor, steps: Steps) -> Steps:
     """The steps of the Conv by the reversed kernel that a ConvTranspose of *y* to *x* is, *y* being spread by zeros."""
     before, after = [], []
     for axis in range(2):
-        reach = (_known(w, 2)[axis] - 1) * steps.dilations[axis]
+        reach = (known_sizes(w, 2)[axis] - 1) * steps.dilations[axis]
         before.append(reach - steps.before[axis])
-        after.append(_known(x, 2)[axis] + reach - steps.strides[axis] * _known(y, 2)[axis] - before[axis])
+        after.append(known_sizes(x, 2)[axis] + reach - steps.strides[axis] * known_sizes(y, 2)[axis] - before[axis])
     return Steps((1, 1), steps.dilations, _pair(before), _pair(after))
 
 
@@ -179,8 +179,8 @@ def _of_correlation(described: Correlation, x: Tensor, y: Tensor, kernel: Sequen
     strides, dilations, before = _pair(described.strides, 1), _pair(described.dilations, 1), _pair(described.before, 0)
     after = []
     for axis, size in enumerate(kernel):
-        span = (_known(y, 2)[axis] - 1) * strides[axis] + (size - 1) * dilations[axis] + 1
-        after.append(span - before[axis] - _known(x, 2)[axis])
+        span = (known_sizes(y, 2)[axis] - 1) * strides[axis] + (size - 1) * dilations[axis] + 1
+        after.append(span - before[axis] - known_sizes(x, 2)[axis])
     return Steps(strides, dilations, before, _pair(after))
 
 
@@ -203,11 +203,6 @@ def _has_known_sizes(signal: Tensor) -> bool:
 def _image(signal: Tensor) -> Tensor:
     """*signal*, or a kernel, as one of two dims: one of one dim is an image of one row."""
     return signal if signal.rank == 4 else signal.unsqueeze([2])
-
-
-def _known(x: Tensor, first: int = 0) -> list[int]:
-    """The sizes of *x*, which are known, from the axis *first* on."""
-    return [dim for dim in x.shape[first:] if isinstance(dim, int)]
 
 
 def _pair(numbers: Sequence[int], row: int = 0) -> Pair:

@@ -40,6 +40,12 @@ class Steps:
     before: tuple[int, int]
     after: tuple[int, int]
 
+    @property
+    def zeros_after(self) -> tuple[int, int]:
+        """How many zeros follow the signal, none where elements are left out."""
+        down, across = self.after
+        return max(down, 0), max(across, 0)
+
 
 class BlockedLayout:
     """Emits convolutions in blocks of *block* channels, into one graph.
@@ -57,17 +63,17 @@ class BlockedLayout:
         self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
     ) -> Tensor:
         """Conv of *x* by *w* (M, C, h, w) in one group."""
-        many, channels, *size = _sizes(w)
+        many, channels, *size = known_sizes(w)
         if channels >= self._block:
             x, w = self._blocked(x), self._blocked(w)
-        kernel = self._blocked(w.reshape([1, many, -1, 1])).reshape([self._rounded(many), _sizes(w)[1], *size])
+        kernel = self._blocked(w.reshape([1, many, -1, 1])).reshape([self._rounded(many), known_sizes(w)[1], *size])
         return self._plain(self._conv(x, kernel, bias, steps, activation=activation), many)
 
     def convolve_depthwise(
         self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
     ) -> Tensor:
         """Conv of *x* by *w* (C, 1, h, w), each channel by a kernel of its own."""
-        return self._plain(self._depthwise(self._blocked(x), w, bias, steps, activation), _sizes(w)[0])
+        return self._plain(self._depthwise(self._blocked(x), w, bias, steps, activation), known_sizes(w)[0])
 
     def convolve_transposed(
         self,
@@ -78,7 +84,7 @@ class BlockedLayout:
         activation: str | None = None,
     ) -> Tensor:
         """ConvTranspose of *y* by *w* (M, C, h, w) in one group: a Conv for each of the *phases*, which interlock."""
-        (_, channels, *_), block = _sizes(w), self._block
+        (_, channels, *_), block = known_sizes(w), self._block
         taps, blocked = self._taps(w), self._blocked(y)
         rows = []
         for down in phases[0]:
@@ -94,7 +100,7 @@ class BlockedLayout:
 
     def _taps(self, w: Tensor) -> Tensor:
         """The kernel *w* (M, C, h, w) as (C / block · M / block, h, w, block of M and of C)."""
-        (many, channels, tall, wide), block = _sizes(w), self._block
+        (many, channels, tall, wide), block = known_sizes(w), self._block
         rows, columns = self._rounded(many) // block, self._rounded(channels) // block
         kernel = self._blocked(w.reshape([1, many, channels * tall * wide, 1]))
         kernel = self._blocked(kernel.reshape([rows, channels, tall, wide * block]))
@@ -106,8 +112,8 @@ class BlockedLayout:
         op, rounded = taps.op, self._rounded(channels)
         starts, ends, steps = zip(*(each.taps_reversed for each in (down, across)), strict=True)
         kernel = op.Slice(taps, op.ints(starts), op.ints(ends), op.ints([1, 2]), op.ints(steps))
-        tall, wide = _sizes(kernel)[1:3]
-        return kernel.reshape([rounded, _sizes(kernel)[0] * self._block**2 // rounded, tall, wide])
+        tall, wide = known_sizes(kernel)[1:3]
+        return kernel.reshape([rounded, known_sizes(kernel)[0] * self._block**2 // rounded, tall, wide])
 
     def spread_depthwise(
         self,
@@ -123,12 +129,12 @@ class BlockedLayout:
         That is a Conv by the reversed kernel, as *steps* say, of *y* with zeros between its elements.
         """
         spread, (down, across) = self._blocked(y), strides
-        channels, height, width = _sizes(spread, 1)
+        channels, height, width = known_sizes(spread, 1)
         if max(strides) > 1:
             spread = spread.reshape([-1, 1, width, self._block])
             spread = zero_pad(spread, {1: (0, down - 1), 3: (0, (across - 1) * self._block)})
             spread = spread.reshape([-1, channels, height * down, width * across])
-        return self._plain(self._depthwise(spread, _reversed(w), bias, steps, activation), _sizes(w)[0])
+        return self._plain(self._depthwise(spread, _reversed(w), bias, steps, activation), known_sizes(w)[0])
 
     def correlate(self, x: Tensor, y: Tensor, steps: Steps) -> Tensor:
         """Σ y[n, m, o] x[n, c, stride·o + dilation·k - before] over n and o, as (m, c, k): the gradient of a kernel.
@@ -136,7 +142,7 @@ class BlockedLayout:
         A Conv for each sample, whose batch are the channels of *x*, and whose kernel is that of *y*. The zeros are
         laid around a sample when it is in the caches.
         """
-        (channels, *size), (many, *met) = _sizes(x, 1), _sizes(y, 1)
+        (channels, *size), (many, *met) = known_sizes(x, 1), known_sizes(y, 1)
 
         def sample(signal: Tensor, cotangent: Tensor) -> Tensor:
             signal = _surrounded(signal.reshape([channels, 1, *size]), steps)
@@ -157,13 +163,11 @@ class BlockedLayout:
 
         def side_by_side(signal: Tensor, cotangent: Tensor, samples: int) -> Tensor:
             signal, cotangent = self._blocked(_cropped(signal, steps)), self._blocked(cotangent)
-            signal = signal.reshape([1, samples * rounded, *_sizes(signal, 2)])
-            cotangent = cotangent.reshape([samples * rounded, 1, *_sizes(cotangent, 2)])
-            around = Steps(
-                steps.dilations, steps.strides, steps.before, (max(steps.after[0], 0), max(steps.after[1], 0))
-            )
+            signal = signal.reshape([1, samples * rounded, *known_sizes(signal, 2)])
+            cotangent = cotangent.reshape([samples * rounded, 1, *known_sizes(cotangent, 2)])
+            around = Steps(steps.dilations, steps.strides, steps.before, steps.zeros_after)
             sums = self._conv(signal, cotangent, None, around, group=samples * rounded)
-            return sums.reshape([samples, rounded, *_sizes(sums, 2)])
+            return sums.reshape([samples, rounded, *known_sizes(sums, 2)])
 
         def sample(signal: Tensor, cotangent: Tensor) -> Tensor:
             return side_by_side(signal.unsqueeze([0]), cotangent.unsqueeze([0]), 1)
@@ -175,7 +179,7 @@ class BlockedLayout:
         return self._plain(sums, channels).transpose([1, 0, 2, 3])
 
     def _depthwise(self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None) -> Tensor:
-        channels, _, *size = _sizes(w)
+        channels, _, *size = known_sizes(w)
         kernel = self._blocked(w.reshape([1, channels, *size])).reshape([self._rounded(channels), 1, *size])
         return self._conv(x, kernel, bias, steps, self._rounded(channels), activation)
 
@@ -188,14 +192,14 @@ class BlockedLayout:
         group: int = 1,
         activation: str | None = None,
     ) -> Tensor:
-        many, _, *size = _sizes(kernel)
+        many, _, *size = known_sizes(kernel)
         if bias is not None:
-            bias = zero_pad(bias, {0: (0, many - _sizes(bias)[0])})
+            bias = zero_pad(bias, {0: (0, many - known_sizes(bias)[0])})
         spans = [(extent - 1) * dilation + 1 for extent, dilation in zip(size, steps.dilations, strict=True)]
         counts = [
             (extent + before + after - span) // stride + 1
             for extent, before, after, span, stride in zip(
-                _sizes(x, 2), steps.before, steps.after, spans, steps.strides, strict=True
+                known_sizes(x, 2), steps.before, steps.after, spans, steps.strides, strict=True
             )
         ]
         y = x.op.emit(
@@ -247,7 +251,7 @@ def _sum_over_samples(x: Tensor, y: Tensor, sample: Callable[[Tensor, Tensor], T
     some, none = x.op.body(), x.op.body()
     total = _scan_samples(some, some.tensor(x.value), some.tensor(y.value), sample)
     some.returns(total)
-    none.returns(_zeros(none, x.dtype, total.shape))
+    none.returns(none.zeros_like(total))
     sums = x.op.emit("If", x.op.Size(x) > 0, then_branch=some.graph, else_branch=none.graph)
     return _described(sums, x.dtype, total.shape)
 
@@ -260,12 +264,8 @@ def _scan_samples(op: Tape, x: Tensor, y: Tensor, sample: Callable[[Tensor, Tens
     total = inner.argument("sum", x.dtype, addend.shape)
     inner.graph.inputs[:] = [total.value, signal.value, cotangent.value]
     inner.returns(total + addend)
-    zeros = _zeros(op, x.dtype, addend.shape)
+    zeros = op.zeros_like(addend)
     return _described(op.emit("Scan", zeros, x, y, body=inner.graph, num_scan_inputs=2), x.dtype, addend.shape)
-
-
-def _zeros(op: Tape, dtype: ir.DataType, shape: Sequence[Dim]) -> Tensor:
-    return op.Expand(op.constant(0, dtype), op.ints([dim for dim in shape if isinstance(dim, int)]))
 
 
 def _cropped(x: Tensor, steps: Steps) -> Tensor:
@@ -275,11 +275,11 @@ def _cropped(x: Tensor, steps: Steps) -> Tensor:
 
 def _surrounded(x: Tensor, steps: Steps) -> Tensor:
     """*x* with its zeros around it."""
-    down, across = zip(steps.before, (max(after, 0) for after in steps.after), strict=True)
+    down, across = zip(steps.before, steps.zeros_after, strict=True)
     return zero_pad(_cropped(x, steps), {2: down, 3: across})
 
 
-def _sizes(x: Tensor, first: int = 0) -> list[int]:
+def known_sizes(x: Tensor, first: int = 0) -> list[int]:
     """The sizes of *x* from the axis *first* on, which are known."""
     sizes = [dim for dim in x.shape[first:] if isinstance(dim, int)]
     assert len(sizes) == x.rank - first

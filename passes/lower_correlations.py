@@ -66,15 +66,15 @@ class LowerCorrelations(ir.passes.InPlacePass):
         like = op.tensor(ir.Value(name="kernel", type=ir.TensorType(x.dtype), shape=ir.Shape(kernel)))
         forms = weight_forms(long, short, like, windows, group)
         form = self._rules.choose(forms)
-        swapped = _reader_that_swaps(node)
+        swapped = gradient = _reader_that_swaps(node)
         if form != forms.plain:
             result = forms.emit(form)
             old, new = (node.outputs[0], _swapped(result)) if swapped is None else (swapped, result)
             move_before(node, count)
             substitute(old, new.value, self._protected)
-            swapped = result.value
-        if swapped is not None and swapped.shape == ir.Shape(kernel):
-            last = swapped.producer()
+            gradient = result.value
+        if gradient is not None and gradient.shape == ir.Shape(kernel):
+            last = gradient.producer()
             assert last is not None
             description = Correlation(
                 str(long.value.name),

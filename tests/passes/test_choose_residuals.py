@@ -71,17 +71,21 @@ def test_what_saves_little_is_kept() -> None:
     assert recomputed(model) == []
 
 
-def test_a_product_of_kept_factors_is_computed_again() -> None:
-    model = choose("""g (float[256, 256] x, float[256, 256] dy) => (float[256, 256] y, float[256, 256] dx) {
+def gated(gate: str) -> ir.Model:
+    return choose(f"""g (float[256, 256] x, float[256, 256] dy) => (float[256, 256] y, float[256, 256] dx) {{
         h = Exp (x)
-        s = Tanh (h)
+        s = {gate} (h)
         p = Mul (h, s)
         y = Sin (p)
         dh = Mul (h, dy)
         ds = Mul (s, dh)
         dc = Cos (p)
         dx = Mul (dc, ds)
-    }""")
+    }}""")
+
+
+def test_a_product_of_kept_factors_is_computed_again() -> None:
+    model = gated("Tanh")
     assert recomputed(model) == ["p.recompute"]
     # Right before its reader, so that it does not live longer than needed.
     assert operators(model)[-3:] == ["Mul", "Cos", "Mul"]
@@ -89,17 +93,7 @@ def test_a_product_of_kept_factors_is_computed_again() -> None:
 
 def test_a_gate_and_what_it_lets_through_are_computed_again() -> None:
     """Of SiLU only the input is kept: a sigmoid counts as two bytes written for each that is not kept."""
-    model = choose("""g (float[256, 256] x, float[256, 256] dy) => (float[256, 256] y, float[256, 256] dx) {
-        h = Exp (x)
-        s = Sigmoid (h)
-        p = Mul (h, s)
-        y = Sin (p)
-        dh = Mul (h, dy)
-        ds = Mul (s, dh)
-        dc = Cos (p)
-        dx = Mul (dc, ds)
-    }""")
-    assert recomputed(model) == ["s.recompute", "p.recompute"]
+    assert recomputed(gated("Sigmoid")) == ["s.recompute", "p.recompute"]
 
 
 def test_factors_that_are_not_kept_anyway_cost_more_than_their_product() -> None:
