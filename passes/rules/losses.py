@@ -9,6 +9,7 @@ import onnx_ir as ir
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
 from .scattering import add_slices, chosen_elements
+from .sizes import size_of
 
 rules = Registry()
 
@@ -27,8 +28,7 @@ def softmax_cross_entropy_loss(n: Primal, dloss: Tensor | None, dlog_prob: Tenso
         prob = op.Softmax(scores if log_prob is None else log_prob, axis=1)
         terms = []
         if dloss is not None:
-            weight, labels = _sample_weight(n, dloss), _labels(n)
-            terms.append(_less_one_at(labels, prob) * weight)
+            terms.append(_less_one_at_label(n, prob) * _sample_weight(n, dloss))
         if dlog_prob is not None:
             terms.append(dlog_prob - prob * dlog_prob.sum([1], keepdims=True))
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
@@ -64,29 +64,34 @@ def negative_log_likelihood(n: Primal, log_prob: Tensor) -> Tensor:
 
     A label that is neither a class nor to be ignored makes the run fail on the CPU, as in PyTorch.
     """
-    op, ignored, weights = n.op, _ignored(n), _class_weights(n)
-    loss = -_wide(op.GatherElements(log_prob, _labels(n), axis=1))
-    if n.input(2) is not None and weights is not None:
-        loss = loss * weights
+    op, ignored, weights = n.op, _ignored(n), _weights(n)
+    chosen = _wide(op.GatherElements(log_prob, _labels(n), axis=1))
+    if weights is not None:
+        chosen = chosen * weights
     if ignored is not None:
         # Selected, not multiplied by 0: log-probabilities of ignored samples may be infinite.
-        loss = op.Where(ignored, op.constant(0, loss.dtype), loss)
+        chosen = op.Where(ignored, op.constant(0, chosen.dtype), chosen)
     match n.attr("reduction", "mean"):
         case "sum":
-            loss = loss.sum()
+            loss = -chosen.sum()
+        case "mean" if _counts(n):
+            loss = chosen.sum() / _minus_ones(n).sum()
         case "mean":
-            loss = loss.sum() / (n.required(1).count(dtype=loss.dtype) if weights is None else weights.sum())
+            loss = -chosen.sum() / _total(n)
         case _:
-            loss = loss.squeeze([1])
+            loss = -chosen.squeeze([1])
     return loss.cast(log_prob.dtype)
 
 
-def _less_one_at(labels: Tensor, prob: Tensor) -> Tensor:
-    """*prob* minus the onehot encoding of *labels*, which have a class axis of size 1."""
-    op, hot = prob.op, chosen_elements(prob, labels, 1)
+def _less_one_at_label(n: Primal, prob: Tensor) -> Tensor:
+    """*prob* minus the onehot encoding of the labels; samples that are ignored may be left as they are."""
+    op, labels = n.op, _labels(n)
+    hot = chosen_elements(prob, labels, 1)
     if hot is not None:
         return prob - hot.cast(prob.dtype)
-    return op.ScatterElements(prob, labels, op.GatherElements(prob, labels, axis=1) - 1, axis=1)
+    if prob.dtype.bitwidth < 32:  # ONNX Runtime adds no narrower numbers up
+        return op.ScatterElements(prob, labels, op.GatherElements(prob, labels, axis=1) - 1, axis=1)
+    return op.ScatterElements(prob, labels, _minus_ones(n).cast(prob.dtype), axis=1, reduction="add")
 
 
 # The values of each sample below have an axis of size 1 where the classes are: (N, 1, d1, …).
@@ -94,10 +99,11 @@ def _less_one_at(labels: Tensor, prob: Tensor) -> Tensor:
 
 def _labels(n: Primal) -> Tensor:
     """The labels, with those to ignore made 0, and other negative ones, which would count from the end, no class."""
-    ignored, labels = _ignored(n), n.required(1).unsqueeze([1])
+    op, ignored, labels = n.op, _ignored(n), n.required(1).unsqueeze([1]).cast(ir.DataType.INT64)
     if ignored is not None:
-        labels = n.op.Where(ignored, n.op.constant(0, labels.dtype), labels)
-    return n.op.Where(labels < 0, n.required(0).sizes([1]).cast(labels.dtype), labels)
+        labels = op.Where(ignored, op.constant(0, labels.dtype), labels)
+    # -1 becomes -(C + 1), one below the least index; what is not negative stays.
+    return op.Min(labels, labels * (size_of(n.required(0), 1) + 1))
 
 
 def _ignored(n: Primal) -> Tensor | None:
@@ -106,23 +112,40 @@ def _ignored(n: Primal) -> Tensor | None:
     return None if ignore_index is None else n.required(1).unsqueeze([1]).equals(ignore_index)
 
 
-def _class_weights(n: Primal) -> Tensor | None:
-    """The weight of each sample's class, zero for the ignored ones; None where all are 1."""
+def _minus_ones(n: Primal) -> Tensor:
+    """-1 for each sample, 0 for the ignored ones."""
+    op, ignored, dtype = n.op, _ignored(n), _wide(n.required(0)).dtype
+    if ignored is None:
+        return op.Expand(op.constant(-1, dtype), n.required(1).unsqueeze([1]).sizes())
+    return ignored.cast(dtype) - 1
+
+
+def _weights(n: Primal) -> Tensor | None:
+    """The weight of each sample's class, zero for the ignored ones; None without weights."""
     op, weights, ignored = n.op, n.input(2), _ignored(n)
-    dtype = _wide(n.required(0)).dtype
-    if weights is None and ignored is None:
+    if weights is None:
         return None
-    chosen = op.constant(1, dtype) if weights is None else _wide(op.Gather(weights, _labels(n), axis=0))
-    return chosen if ignored is None else op.Where(ignored, op.constant(0, dtype), chosen)
+    chosen = _wide(op.Gather(weights, _labels(n), axis=0))
+    return chosen if ignored is None else op.Where(ignored, op.constant(0, chosen.dtype), chosen)
+
+
+def _counts(n: Primal) -> bool:
+    """Whether the mean is over those samples that are not ignored, each of weight 1."""
+    return n.attr("reduction", "mean") == "mean" and n.input(2) is None and _ignored(n) is not None
+
+
+def _total(n: Primal) -> Tensor:
+    """The sum of the weights, of which the mean is, but for `_counts`."""
+    weights = _weights(n)
+    return n.required(1).count(dtype=_wide(n.required(0)).dtype) if weights is None else weights.sum()
 
 
 def _spread(n: Primal, dloss: Tensor) -> Tensor:
-    """The cotangent of each sample's weighted loss; a scalar where all are the same."""
+    """The cotangent of each sample's weighted loss, but for `_counts`; a scalar where all are the same."""
     dloss = _wide(dloss)
     match n.attr("reduction", "mean"):
         case "mean":
-            weights = _class_weights(n)
-            return dloss / (n.required(1).count(dtype=dloss.dtype) if weights is None else weights.sum())
+            return dloss / _total(n)
         case "sum":
             return dloss
         case _:
@@ -131,9 +154,14 @@ def _spread(n: Primal, dloss: Tensor) -> Tensor:
 
 def _sample_weight(n: Primal, dloss: Tensor) -> Tensor:
     """The cotangent of each sample's loss; a scalar where all are the same."""
-    op, ignored, weights = n.op, _ignored(n), _class_weights(n)
+    op, ignored, weights = n.op, _ignored(n), _weights(n)
+    if _counts(n):
+        minus = _minus_ones(n)
+        # Where all are ignored, 0 is divided by 1.
+        weight = _wide(dloss) / op.Min(minus.sum(), op.constant(-1, minus.dtype)) * minus
+        return weight.cast(n.required(0).dtype)
     weight = _spread(n, dloss)
-    if n.input(2) is not None and weights is not None:
+    if weights is not None:
         weight = weight * weights
     if ignored is not None:
         weight = op.Where(ignored, op.constant(0, weight.dtype), weight)
