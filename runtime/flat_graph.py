@@ -27,7 +27,7 @@ class Segment:
 
 
 class FlatGraph:
-    """Runs a graph whose inputs are one segment of several flat buffers, and scalars. Threads may share it.
+    """A graph whose inputs are one segment of several flat buffers, and scalars.
 
     An output `<name>.next` is written over the input `<name>`, for which there must be a proof (`may_alias`).
 
@@ -53,34 +53,62 @@ class FlatGraph:
             if value.name not in buffers and value.shape is not None and value.dtype is not None
         }
         self._outputs = [str(value.name) for value in model.graph.outputs]
-        self._bindings: dict[Segment, ort.IOBinding] = {}
+        self._bound: dict[Segment, BoundGraph] = {}
 
-    def run(self, segment: Segment, scalars: Mapping[str, float]) -> dict[str, np.ndarray]:
-        """Run the graph on *segment* of each buffer; *scalars* may have more than the graph takes.
+    def on(self, segment: Segment) -> BoundGraph:
+        """The graph on *segment* of each buffer, bound when that is first asked for."""
+        if segment not in self._bound:
+            self._bound[segment] = self._bind(segment)
+        return self._bound[segment]
 
-        Returns:
-            the outputs that do not go into a buffer.
-        """
-        if segment not in self._bindings:
-            self._bindings[segment] = self._bind(segment)
-        binding = self._bindings[segment]
-        for name, (shape, dtype) in self._scalars.items():
-            binding.bind_cpu_input(name, np.full(shape, scalars[name], dtype))
-        run_bound(self._session, binding)
-        fresh = [name for name in self._outputs if name.removesuffix(".next") not in self._buffers]
-        values = dict(zip(self._outputs, binding.get_outputs(), strict=True)) if fresh else {}
-        return {name: np.array(values[name].numpy()) for name in fresh}
-
-    def _bind(self, segment: Segment) -> ort.IOBinding:
-        """Bind the inputs and outputs that stay where they are."""
+    def _bind(self, segment: Segment) -> BoundGraph:
         binding = self._session.io_binding()
         place = (self._device.kind, self._device.index, element_type(segment.dtype), list(segment.shape))
         for name, buffer in self._buffers.items():
             binding.bind_input(name, *place, segment.address(buffer))
+        scalars = {name: np.zeros(shape, dtype) for name, (shape, dtype) in self._scalars.items()}
+        for name, scalar in scalars.items():
+            binding.bind_cpu_input(name, scalar)
         for output in self._outputs:
             name = output.removesuffix(".next")
             if name in self._buffers:
                 binding.bind_output(output, *place, segment.address(self._buffers[name]))
             else:
                 binding.bind_output(output, "cpu")
-        return binding
+        fresh = {
+            name: index for index, name in enumerate(self._outputs) if name.removesuffix(".next") not in self._buffers
+        }
+        return BoundGraph(self._session, binding, scalars, fresh, copies=self._device.kind != "cpu")
+
+
+@dataclass(frozen=True)
+class BoundGraph:
+    """A graph with everything bound that it reads and writes. Threads may run different ones of one graph at once.
+
+    Attributes:
+        scalars: the memory of each.
+        fresh: the positions of those outputs that do not go into a buffer.
+        copies: whether the runtime reads copies of the scalars, made when they are bound, as on a GPU.
+    """
+
+    session: ort.InferenceSession
+    binding: ort.IOBinding
+    scalars: Mapping[str, np.ndarray]
+    fresh: Mapping[str, int]
+    copies: bool
+
+    def run(self, scalars: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """Run the graph; *scalars* may have more than it takes.
+
+        Returns:
+            the outputs that do not go into a buffer.
+        """
+        for name, memory in self.scalars.items():
+            memory.fill(scalars[name])
+            if self.copies:
+                self.binding.bind_cpu_input(name, memory)
+        run_bound(self.session, self.binding)
+        if not self.fresh:
+            return {}
+        values = self.binding.get_outputs()
+        return {name: np.array(values[index].numpy()) for name, index in self.fresh.items()}

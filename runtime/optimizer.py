@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import math
 import os
 from abc import ABC, abstractmethod
@@ -20,7 +21,7 @@ from ..compiler.parameters import nearest
 from ..passes.errors import Error, InputError
 from .buffers import Buffers, np_dtype
 from .executor import session_options
-from .flat_graph import FlatGraph, Segment
+from .flat_graph import BoundGraph, FlatGraph, Segment
 from .session import Session
 
 BLOCKED_FROM = 4 * BLOCK
@@ -37,12 +38,11 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Update:
-    """What one step does to a range of the flat buffers of one dtype."""
+    """What a step does to a group's range of the flat buffers of one dtype, in a share for each thread."""
 
-    graph: FlatGraph
-    dtype: str
-    span: range
-    scalars: Mapping[str, float]
+    group: _Group
+    rule: UpdateRule
+    shares: Sequence[BoundGraph]
 
 
 class Optimizer(ABC):
@@ -75,6 +75,7 @@ class Optimizer(ABC):
         self._step = 0
         self._states = {name: Buffers(self._layout, session.device) for name in self._rule(decays=False).states}
         self._graphs: dict[tuple[str, UpdateRule | None, bool, bool], FlatGraph] = {}
+        self._planned: dict[tuple[bool, bool], Sequence[_Update]] = {}
         threads = (session.options.intra_op_num_threads if session.options else 0) or os.cpu_count() or 1
         self._threads = threads if self._blocked else 1
         self._others = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="onnxgrad-optimizer")
@@ -111,7 +112,7 @@ class Optimizer(ABC):
         """
         if self._session.parameters.layout is not self._layout:
             raise InputError("The session's parameters belong to an optimizer made later; use that one")
-        for name, value in {"grad_scale": grad_scale, "clip_norm": clip_norm, "clip_value": clip_value}.items():
+        for name, value in (("grad_scale", grad_scale), ("clip_norm", clip_norm), ("clip_value", clip_value)):
             if value is not None and not value > 0:
                 raise InputError(f"{name} is more than 0, not {value}")
         norm, factor = None, 1.0
@@ -121,32 +122,41 @@ class Optimizer(ABC):
                 raise Error(f"The norm of the gradients is {norm}, so the parameters were not updated")
             factor = clip_factor(norm, clip_norm)
         clipping = clip_coefficients(grad_scale=grad_scale, value=clip_value, factor=factor)
+        updates = self._updates(clip_value=clip_value is not None, scaled=clipping["grad_scale"] != 1.0)
         self._step += 1
-        updates: list[_Update] = []
-        for group, ranges in zip(self._groups, self._ranges, strict=True):
-            rule = self._rule(decays=group.weight_decay != 0)
-            scalars = rule.coefficients(self._step, group.lr * rate_factor, group.weight_decay) | clipping
-            for dtype, span in ranges.items():
-                scaled = clipping["grad_scale"] != 1.0
-                graph = self._graph(dtype, rule, clip_value=clip_value is not None, scaled=scaled)
-                updates.append(_Update(graph, dtype, span, scalars))
-        others = [self._others.submit(self._run_share, updates, share) for share in range(1, self._threads)]
-        self._run_share(updates, 0)
+        scalars = [
+            update.rule.coefficients(self._step, update.group.lr * rate_factor, update.group.weight_decay) | clipping
+            for update in updates
+        ]
+        others = [self._others.submit(_run_share, updates, scalars, share) for share in range(1, self._threads)]
+        _run_share(updates, scalars, 0)
         for other in others:
             other.result()
         return norm
 
-    def _run_share(self, updates: Sequence[_Update], share: int) -> None:
-        """Run one thread's share of *updates*."""
-        for update in updates:
-            if not self._blocked:
-                update.graph.run(Segment(update.dtype, update.span.start, (1, len(update.span))), update.scalars)
-                continue
-            blocks = len(update.span) // BLOCK
-            first, end = (blocks * each // self._threads for each in (share, share + 1))
+    def _updates(self, *, clip_value: bool, scaled: bool) -> Sequence[_Update]:
+        """What a step does, planned when it is first needed."""
+        key = (clip_value, scaled)
+        if key not in self._planned:
+            updates = []
+            for group, ranges in zip(self._groups, self._ranges, strict=True):
+                rule = self._rule(decays=group.weight_decay != 0)
+                for dtype, span in ranges.items():
+                    graph = self._graph(dtype, rule, clip_value=clip_value, scaled=scaled)
+                    updates.append(_Update(group, rule, [graph.on(segment) for segment in self._shares(dtype, span)]))
+            self._planned[key] = updates
+        return self._planned[key]
+
+    def _shares(self, dtype: str, span: range) -> Iterator[Segment]:
+        """*span* in a segment for each thread, of whole blocks; fewer where there are fewer blocks."""
+        if not self._blocked:
+            yield Segment(dtype, span.start, (1, len(span)))
+            return
+        blocks = len(span) // BLOCK
+        bounds = [blocks * each // self._threads for each in range(self._threads + 1)]
+        for first, end in itertools.pairwise(bounds):
             if first < end:
-                segment = Segment(update.dtype, update.span.start + first * BLOCK, (end - first, 1, BLOCK))
-                update.graph.run(segment, update.scalars)
+                yield Segment(dtype, span.start + first * BLOCK, (end - first, 1, BLOCK))
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the states by parameter (`fc.weight/exp_avg`), and the number of steps made (`step`)."""
@@ -191,7 +201,7 @@ class Optimizer(ABC):
         for ranges in self._ranges:
             for dtype, span in ranges.items():
                 graph = self._graph(dtype, None, clip_value=clip_value is not None, scaled=False)
-                norms = graph.run(Segment(dtype, span.start, (len(span) // ROW, ROW)), bounds)["squared_norms"]
+                norms = graph.on(Segment(dtype, span.start, (len(span) // ROW, ROW))).run(bounds)["squared_norms"]
                 total += float(norms.sum(dtype=np.float64))
         return math.sqrt(total) * grad_scale
 
@@ -301,6 +311,13 @@ class AdamW(Adam):
         groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(session, lr, betas, eps, weight_decay, groups=groups)
+
+
+def _run_share(updates: Sequence[_Update], scalars: Sequence[Mapping[str, float]], share: int) -> None:
+    """Run one thread's share of *updates*."""
+    for update, values in zip(updates, scalars, strict=True):
+        if share < len(update.shares):
+            update.shares[share].run(values)
 
 
 def _resolve_groups(
