@@ -22,7 +22,9 @@ from ..passes.errors import Error, InputError
 from .blocks import block_size
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
+from .feeds import FeedCheck
 from .slots import Slots, check_fixed
+from .small_graphs import is_small
 
 _SMALL = 65_536
 """Bytes up to which NumPy's memory serves as an OrtValue's. More comes from the runtime, which keeps pages mapped."""
@@ -43,7 +45,7 @@ class _Binding:
     """A binding of the runtime with everything bound that stays where it is from run to run.
 
     Attributes:
-        fed: the names of what is fed.
+        fed: the names of what is fed; seeds that are not are ones.
         taken: memory that is bound for tiny inputs, by name; others are bound in each run.
         given: memory that is bound for tiny results, by name.
     """
@@ -71,11 +73,11 @@ class _Memory:
     def allocate(self) -> tuple[np.ndarray, ort.OrtValue]:
         """Such an array, and the OrtValue that is a view of it."""
         array = np.empty(self.shape, self.dtype)
-        return array, self.view(array)
+        return array, _view(array, self.element)
 
-    def view(self, array: np.ndarray) -> ort.OrtValue:
-        """*array*, which is such a one, as an OrtValue."""
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, self.element)
+
+_view = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
+"""An array as an OrtValue of an element type, which keeps it."""
 
 
 class Executor:
@@ -85,8 +87,10 @@ class Executor:
         signature: of the joint graph that the graph belongs to.
         fed: the inputs and labels that this graph takes, by name.
         seeds: the cotangents that it takes, by the names of the outputs.
-        unit_seeds: ones for each of them whose shape is known, and a one for each other; not to be written to.
-        takes: those and the inputs and labels, by their own names.
+        unit_seeds: what each of them is where it is not fed, by its own name: ones, or a one where its shape is not
+            known; not to be written to.
+        needs_seeds: whether one of them must be fed.
+        check: `check_feeds` for the inputs, labels and seeds.
         gradients: the names of the primals by those of the gradients that it gives.
     """
 
@@ -115,17 +119,19 @@ class Executor:
         self.fed = {port.name: port for port in self._ports if port.role in ("input", "label", "residual")}
         self.seeds = {str(port.of): port for port in self._ports if port.role == "grad_output"}
         self.unit_seeds = {
-            name: np.ones(port.static_shape or (), np_dtype(port.dtype)) for name, port in self.seeds.items()
+            port.name: np.ones(port.static_shape or (), np_dtype(port.dtype)) for port in self.seeds.values()
         }
-        self.takes = self.fed | {port.name: port for port in self.seeds.values()}
+        self.needs_seeds = not all(port.optional for port in self.seeds.values())
+        self.check = FeedCheck(self.fed | {port.name: port for port in self.seeds.values()})
         self._integers = [port.name for port in self._ports if "int" in port.dtype]
         outputs = {value.name for value in model.graph.outputs}
         self._outputs = [port for port in signature.outputs if port.name in outputs]
         self.gradients = {port.name: str(port.of) for port in self._outputs if port.role == "gradient"}
         self._results = [port for port in self._outputs if not (port.role == "grad_buffer" and port.in_place)]
         self._known = {port.name: memory for port in self._results if (memory := self._known_memory(port))}
-        self._idle: list[_Binding] = []
         self._slots = Slots(device) if fixed_addresses else None
+        self._bound_anew = [port for port in self._results if port.role == "grad_buffer" or not self._tiny(port)]
+        self._idle: list[_Binding] = []
         self._turn = threading.Lock()
         if fixed_addresses:
             check_fixed((*self._ports, *self._outputs))
@@ -148,47 +154,66 @@ class Executor:
                 arrays = self._run_in_slots(self._slots, feeds, parameters, grads)
             return {name: self._on_device(array) if as_ortvalues else array for name, array in arrays.items()}
         binding = self._take_binding(feeds.keys(), parameters, grads)
-        bound = binding.bound
         for name, array in feeds.items():
-            self._bind_input(binding, name, array)
-        known: dict[str, np.ndarray | ort.OrtValue] = {}
-        allocated = []
-        for port in self._results:
-            if port.name in binding.given:
-                continue
-            on_device = as_ortvalues or port.role == "grad_buffer"
-            memory = self._known.get(port.name)
-            if memory is not None and port.role != "grad_buffer" and (memory.nbytes <= _SMALL or not on_device):
-                array, value = memory.allocate()
-                bound.bind_ortvalue_output(port.name, value)
-                known[port.name] = value if as_ortvalues else array
+            if name in binding.taken and isinstance(array, np.ndarray):
+                binding.taken[name][...] = array
             else:
-                self._bind_to_device(bound, port, on_device=on_device)
-                allocated.append(port)
-        run_bound(self._session, bound, self._integers)
-        values = dict(zip((port.name for port in self._outputs), bound.get_outputs(), strict=True)) if allocated else {}
+                self._bind_input(binding, name, array)
+        anew = {port.name: self._bind_output(binding.bound, port, as_ortvalues) for port in self._bound_anew}
+        run_bound(self._session, binding.bound, self._integers)
+        results: dict[str, Any] = {name: array.copy() for name, array in binding.given.items()}
+        if as_ortvalues:
+            results = {name: _view(array, self._known[name].element) for name, array in results.items()}
+        if anew:
+            results |= self._collect(binding.bound, anew, grads, as_ortvalues)
+            results = {port.name: results[port.name] for port in self._results if port.name in results}
+        self._idle.append(binding)
+        return results
+
+    def _bind_output(
+        self, bound: ort.IOBinding, port: Port, as_ortvalues: bool
+    ) -> tuple[np.ndarray, ort.OrtValue] | None:
+        """Bind memory for a result; None where it is the runtime that allocates it."""
+        on_device = as_ortvalues or port.role == "grad_buffer"
+        memory = self._known.get(port.name)
+        if memory is None or port.role == "grad_buffer" or (on_device and memory.nbytes > _SMALL):
+            self._bind_to_device(bound, port, on_device=on_device)
+            return None
+        allocated = memory.allocate()
+        bound.bind_ortvalue_output(port.name, allocated[1])
+        return allocated
+
+    def _collect(
+        self,
+        bound: ort.IOBinding,
+        anew: Mapping[str, tuple[np.ndarray, ort.OrtValue] | None],
+        grads: Buffers | None,
+        as_ortvalues: bool,
+    ) -> dict[str, Any]:
+        """The results that were bound *anew*, but for gradient buffers, which are written to *grads*."""
+        values: dict[str, ort.OrtValue] = {}
+        if None in anew.values():
+            values = dict(zip((port.name for port in self._outputs), bound.get_outputs(), strict=True))
         results: dict[str, Any] = {}
-        for port in self._results:
-            if port.name in binding.given:
-                array = binding.given[port.name].copy()
-                results[port.name] = self._known[port.name].view(array) if as_ortvalues else array
-            elif port.name in known:
-                results[port.name] = known[port.name]
-            elif port.role == "grad_buffer":
+        for port in self._bound_anew:
+            allocated = anew[port.name]
+            if allocated is not None:
+                results[port.name] = allocated[1] if as_ortvalues else allocated[0]
+                continue
+            value = values[port.name]
+            if port.role == "grad_buffer":
                 assert grads is not None
-                grads[str(port.of)] = values[port.name].numpy()
+                grads[str(port.of)] = value.numpy()
             else:
                 # The view that an OrtValue gives of memory of its own ends with it.
-                value = values[port.name]
                 results[port.name] = value if as_ortvalues else np.array(value.numpy())
-        for port in allocated:
             self._bind_to_device(bound, port, on_device=True)  # lets go of what the runtime has allocated
-        self._idle.append(binding)
         return results
 
     def _run_in_slots(
         self, slots: Slots, feeds: Mapping[str, np.ndarray | ort.OrtValue], parameters: Buffers, grads: Buffers | None
     ) -> dict[str, np.ndarray]:
+        feeds = {**self.unit_seeds, **feeds}
         binding = self._take_binding(feeds.keys(), parameters, grads)
         for name, array in feeds.items():
             slots.bind_input(binding.bound, name, array)
@@ -213,8 +238,6 @@ class Executor:
         if isinstance(array, ort.OrtValue):
             binding.bound.bind_ortvalue_input(name, array)
             binding.taken.pop(name, None)
-        elif name in binding.taken:
-            binding.taken[name][...] = array
         else:
             binding.bound.bind_cpu_input(name, array)
 
@@ -234,6 +257,8 @@ class Executor:
             elif port.role == "grad_buffer":
                 assert grads is not None
                 self._bind_buffer(bound.bind_input, port, grads, str(port.of))
+            elif port.name in self.unit_seeds and port.name not in fed:
+                bound.bind_cpu_input(port.name, self.unit_seeds[port.name])
         taken: dict[str, np.ndarray] = {}
         given: dict[str, np.ndarray] = {}
         for port in self._ports:
@@ -289,7 +314,11 @@ def create_session(
 
     Raises Error, with the runtime's reason, when it does not take it.
     """
-    options = options or session_options()
+    if options is None:
+        options = session_options()
+        # One piece of memory for all values of a run, from the system, takes less time than one each from the arena.
+        options.enable_mem_pattern = small = is_small(model)
+        options.enable_cpu_mem_arena = not small
     block = block_size() if _may_change_layouts(providers, options) else None
     if block is not None:
         BlockConvolutions(block).call(model)
@@ -347,7 +376,7 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     # What goes wrong is raised; the runtime need not print it as well.
     options.log_severity_level = 4
     # The memory pattern planner keeps one block for the largest batch seen; without it peak memory is a quarter to
-    # a third lower at no cost in time.
+    # a third lower, at no cost in time but to small graphs.
     options.enable_mem_pattern = False
     # A program's graphs, and its optimizer's, take turns. Threads that wait for more work of one graph would take the
     # cores from the next: training steps took up to 1.4 times as long.

@@ -23,7 +23,7 @@ from .anomaly import Run, explain, not_finite
 from .buffers import Buffers, Layout
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
-from .feeds import Array, check_feeds
+from .feeds import Array
 from .pullback import Pullback
 from .slots import capturing
 
@@ -92,6 +92,7 @@ class Session:
         self.parameters = Buffers(Layout.of([shapes])[0], self.device)
         self.parameters.update(initial)
         self.grads = Buffers(self._gradient_layout(self.parameters.layout), self.device)
+        self._unfit = [name for name in self._gradient_of if name not in self.grads]
 
     def run(self, inputs: Mapping[str, Array], *, loss: bool = False, as_ortvalues: bool = False) -> dict[str, Result]:
         """The forward outputs alone, by name, without seeds; with the *loss* if asked for, which needs the labels."""
@@ -99,7 +100,8 @@ class Session:
         executor = self.executor(kind)
         feeds = self._feeds(executor, inputs, None)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
-        self._check_finite(kind, feeds, results)
+        if self._detects_anomalies:
+            self._check_finite(kind, feeds, results)
         return results
 
     def grad(
@@ -131,7 +133,8 @@ class Session:
         executor = self.executor("grad")
         feeds = self._feeds(executor, inputs, grad_outputs)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
-        self._check_finite("grad", feeds, results)
+        if self._detects_anomalies:
+            self._check_finite("grad", feeds, results)
         return results, {of: results.pop(name) for name, of in executor.gradients.items()}
 
     def backward(
@@ -177,15 +180,15 @@ class Session:
                     self._check_finite("pullback", feeds, self._sums(), forward_feeds)
             return {}
         results = executor.run(feeds, self.parameters)
-        self._check_finite("pullback", feeds, results, forward_feeds)
+        if self._detects_anomalies:
+            self._check_finite("pullback", feeds, results, forward_feeds)
         return {of: results[name] for name, of in executor.gradients.items()}
 
     def _check_accumulable(self) -> None:
-        unfit = [name for name in self._gradient_of if name not in self.grads]
-        if unfit:
+        if self._unfit:
             raise InputError(
-                f"backward() accumulates into buffers of fixed size, but the gradient of {', '.join(unfit)} has a "
-                "symbolic shape; use grad(), or fix the dims with free_dims"
+                f"backward() accumulates into buffers of fixed size, but the gradient of {', '.join(self._unfit)} "
+                "has a symbolic shape; use grad(), or fix the dims with free_dims"
             )
 
     @contextlib.contextmanager
@@ -220,8 +223,9 @@ class Session:
         executor = self.executor("residuals")
         feeds = self._feeds(executor, inputs, None)
         results = executor.run(feeds, self.parameters, as_ortvalues=True)
-        own = [port.name for port in executor.signature.outputs_of("output", "loss")]
-        self._check_finite("residuals", feeds, {name: results[name] for name in own})
+        if self._detects_anomalies:
+            own = [port.name for port in executor.signature.outputs_of("output", "loss")]
+            self._check_finite("residuals", feeds, {name: results[name] for name in own})
         known = {**inputs, **results}
         roles: tuple[OutputRole, ...] = ("output", "loss") if loss else ("output",)
         named = {port.name for port in executor.signature.outputs_of(*roles)}
@@ -275,6 +279,8 @@ class Session:
 
     def executor(self, kind: Part) -> Executor:
         """The runtime session of one part of the program, built when it is first asked for."""
+        if kind in self._executors:
+            return self._executors[kind]
         with self._build:
             if kind not in self._executors:
                 model, signature = self._part(kind)
@@ -299,8 +305,6 @@ class Session:
         results: Mapping[str, Result],
         forward_feeds: Mapping[str, Array] | None = None,
     ) -> None:
-        if not self._detects_anomalies:
-            return
         # Of the model's own outputs only NaN is a fault; a loss or a gradient must be finite.
         faults = not_finite(results, [port.name for port in self.program.signature.outputs_of("output")])
         if faults:
@@ -309,7 +313,9 @@ class Session:
             raise explain(faults, run, forward, self.providers)
 
     def _repeat(self, kind: Part, feeds: Mapping[str, Array] | None) -> Run:
-        return Run(self._part(kind)[0], None if feeds is None else {**feeds, **dict(self.parameters.items())})
+        if feeds is not None:
+            feeds = {**self.executor(kind).unit_seeds, **feeds, **dict(self.parameters.items())}
+        return Run(self._part(kind)[0], feeds)
 
     def _part(self, kind: Part) -> tuple[ir.Model, Signature]:
         program = self.program
@@ -327,30 +333,40 @@ class Session:
 
     def _feeds(
         self, executor: Executor, inputs: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None
-    ) -> dict[str, np.ndarray | ort.OrtValue]:
-        seeds = executor.seeds
-        for argument, arrays_by_name in (("inputs", inputs), ("grad_outputs", grad_outputs)):
-            if not isinstance(arrays_by_name, Mapping) and (argument == "inputs" or arrays_by_name is not None):
-                raise InputError(f"{argument} maps names to arrays; it is of type {type(arrays_by_name).__name__}")
-        given = grad_outputs or {}
-        unknown = [name for name in given if name not in seeds]
-        if unknown:
-            raise InputError(
-                f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
-            )
-        missing = [name for name, port in seeds.items() if not port.optional and name not in given]
-        if missing:
-            raise InputError(
-                f"Output {missing[0]!r} has more than one element, so its gradient needs a seed: "
-                f"pass grad_outputs={{{missing[0]!r}: …}} of its shape (ones for the gradient of its sum)"
-            )
-        # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
-        arrays: dict[str, Array] = {
-            name: array for name, array in inputs.items() if name in executor.fed or name not in self._fed
-        }
-        for name, port in seeds.items():
-            arrays[port.name] = given[name] if name in given else executor.unit_seeds[name]
-        return check_feeds(executor.takes, arrays)
+    ) -> Mapping[str, np.ndarray | ort.OrtValue]:
+        """What the graph is fed, by its own names; seeds that nobody gave are left out."""
+        _check_mapping("inputs", inputs)
+        if grad_outputs is not None:
+            _check_mapping("grad_outputs", grad_outputs)
+        arrays = inputs
+        if not inputs.keys() <= executor.fed.keys():
+            # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
+            arrays = {name: array for name, array in inputs.items() if name in executor.fed or name not in self._fed}
+        if grad_outputs or executor.needs_seeds:
+            arrays = {**arrays, **_seeds(executor, grad_outputs or {})}
+        return executor.check(arrays)
+
+
+def _check_mapping(argument: str, arrays: object) -> None:
+    if not isinstance(arrays, Mapping):
+        raise InputError(f"{argument} maps names to arrays; it is of type {type(arrays).__name__}")
+
+
+def _seeds(executor: Executor, given: Mapping[str, Array]) -> dict[str, Array]:
+    """The cotangents that are *given* for outputs, by the graph's own names. Raises InputError for unfit names."""
+    seeds = executor.seeds
+    unknown = [name for name in given if name not in seeds]
+    if unknown:
+        raise InputError(
+            f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
+        )
+    missing = [name for name, port in seeds.items() if not port.optional and name not in given]
+    if missing:
+        raise InputError(
+            f"Output {missing[0]!r} has more than one element, so its gradient needs a seed: "
+            f"pass grad_outputs={{{missing[0]!r}: …}} of its shape (ones for the gradient of its sum)"
+        )
+    return {seeds[name].name: array for name, array in given.items()}
 
 
 def _check_not_half(signature: Signature, kind: Part) -> None:

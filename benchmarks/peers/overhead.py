@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
 
 import onnxgrad
-from onnxgrad.runtime.executor import session_options
+from onnxgrad.runtime.executor import create_session
 
 from ..files import WorkloadFiles
 from .peer import Peer
@@ -23,8 +22,7 @@ class Overhead(Peer):
         program = onnxgrad.compile(files.model, loss="cross_entropy", wrt=files.initializers(), mode="accumulate")
         self._session = program.session(providers=["CPUExecutionProvider"])
         self._inputs = {**files.inputs(), "labels": files.labels()}
-        graph = ir.to_proto(program.executable()).SerializeToString()
-        self._bare = ort.InferenceSession(graph, session_options(), providers=["CPUExecutionProvider"])
+        self._bare = create_session(program.executable(), ["CPUExecutionProvider"], None)
         self._binding = self._bare.io_binding()
         bound = {}
         for port in program.signature.inputs:

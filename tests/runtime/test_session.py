@@ -287,11 +287,15 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str]] = {
 def test_wrong_calls_have_one_clear_error(case: str) -> None:
     inputs, seeds, message = WRONG[case]
     session = session_of()
-    for call in (session.grad, session.value_and_grad, session.backward):
-        with pytest.raises(onnxgrad.InputError) as error:
-            call(inputs, seeds)
-        assert message in str(error.value)
-    np.testing.assert_array_equal(session.grads["fc1.bias"], 0)
+    for _ in range(2):
+        for call in (session.grad, session.value_and_grad, session.backward):
+            with pytest.raises(onnxgrad.InputError) as error:
+                call(inputs, seeds)
+            assert message in str(error.value)
+        np.testing.assert_array_equal(session.grads["fc1.bias"], 0)
+        for call in (session.grad, session.backward):  # after calls that are right, the same are still wrong
+            call({"x": X}, {"logits": SEED})
+        session.zero_grad()
 
 
 def test_inputs_are_checked_in_forward_runs_too() -> None:
@@ -310,14 +314,27 @@ def test_each_call_has_inputs_and_results_of_its_own(free_dims: dict[str, int] |
     session, other = program.session(), {"x": X[::-1].copy(), "labels": LABELS}
     expected = [program.session().value_and_grad(feeds) for feeds in (BATCH, other)]
     on_device = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in other.items()}
-    found = [session.value_and_grad(feeds) for feeds in (BATCH, other, BATCH, on_device, BATCH)]
+    mapped, strided = (
+        {**other, "x": other["x"].view(np.memmap)},
+        {**other, "x": np.repeat(other["x"], 2, axis=1)[:, ::2]},
+    )
+    batches = [BATCH, other, BATCH, on_device, BATCH, mapped, BATCH, strided, BATCH]
+    found = [session.value_and_grad(feeds) for feeds in batches]
     found.append(session.value_and_grad(other, {"loss": np.array(1, np.float32)}))
-    for (outputs, grads), which in zip(found, (0, 1, 0, 1, 0, 1), strict=True):
+    for (outputs, grads), which in zip(found, (0, 1, 0, 1, 0, 1, 0, 1, 0, 1), strict=True):
         for results, wanted in zip((outputs, grads), expected[which], strict=True):
             for name, array in results.items():
                 np.testing.assert_array_equal(array, wanted[name])
     values, _ = session.value_and_grad(BATCH, as_ortvalues=True)
     np.testing.assert_array_equal(values["loss"].numpy(), expected[0][0]["loss"])
+
+
+def test_a_seed_that_is_not_given_is_one() -> None:
+    session, half = session_of("cross_entropy", mode="accumulate"), {"loss": np.array(0.5, np.float32)}
+    for seeds, factor in ((None, 1.0), (half, 0.5), ({}, 1.0), (half, 0.5), (None, 1.0)):
+        assert_close(session.grad(BATCH, seeds), torch_loss()[1], factor)
+        session.backward(BATCH, seeds)
+    assert_close(session.grads, torch_loss()[1], 4.0)
 
 
 @pytest.mark.parametrize("label", [3, -1, 2**40])
