@@ -35,24 +35,20 @@ class FeedCheck:
 
     def __call__(self, arrays: Mapping[str, Array]) -> Mapping[str, np.ndarray | ort.OrtValue]:
         """As `check_feeds`, which it calls for anything but plain arrays that it has seen the like of."""
-        if self._fit(arrays):
-            return arrays
+        fitting = self._fitting
+        if fitting and len(arrays) == len(fitting):
+            for name, array in arrays.items():
+                if type(array) is not np.ndarray or name not in fitting:
+                    break
+                dtype, shape = fitting[name]
+                if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+                    break
+            else:
+                return arrays
         feeds = check_feeds(self._ports, arrays)
         plain = [type(array) is np.ndarray and array.dtype.kind != "O" for array in feeds.values()]
         self._fitting = {name: (array.dtype, array.shape) for name, array in feeds.items()} if all(plain) else {}
         return feeds
-
-    def _fit(self, arrays: Mapping[str, Array]) -> bool:
-        fitting = self._fitting
-        if not fitting or len(arrays) != len(fitting):
-            return False
-        for name, array in arrays.items():
-            if type(array) is not np.ndarray or name not in fitting:
-                return False
-            dtype, shape = fitting[name]
-            if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-                return False
-        return True
 
 
 def check_feeds(ports: Mapping[str, Port], arrays: Mapping[str, Array]) -> dict[str, np.ndarray | ort.OrtValue]:

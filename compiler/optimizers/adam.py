@@ -36,8 +36,11 @@ class AdamRule:
         beta1, beta2 = self.betas
         root = math.sqrt(1 - beta2**step)
         values = {"minus_step_size": -lr * root / (1 - beta1**step), "eps": self.eps * root}
-        values |= {"shrink": 1 - lr * weight_decay, "weight_decay": weight_decay}
-        return {name: values[name] for name in self.scalars}
+        if self.decays and self.decoupled:
+            values["shrink"] = 1 - lr * weight_decay
+        elif self.decays:
+            values["weight_decay"] = weight_decay
+        return values
 
     def next_states(
         self, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor], axpy: Axpy

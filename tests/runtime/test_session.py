@@ -302,6 +302,8 @@ def test_inputs_are_checked_in_forward_runs_too() -> None:
     session = session_of("cross_entropy")
     with pytest.raises(onnxgrad.InputError, match=r"Missing input: 'labels' \(int64\[batch\]\)"):
         session.run({"x": X}, loss=True)
+    with pytest.raises(onnxgrad.InputError, match="Missing inputs: 'x'"):
+        session.run({}, loss=True)
     with pytest.raises(onnxgrad.InputError, match="'labels' is int32, but the graph takes int64; convert it with"):
         session.run({"x": X, "labels": LABELS.astype(np.int32)}, loss=True)
     with pytest.raises(onnxgrad.InputError, match="'batch' is 6 in one and 3 in the other"):
