@@ -46,8 +46,12 @@ class FeedCheck:
             else:
                 return arrays
         feeds = check_feeds(self._ports, arrays)
-        plain = [type(array) is np.ndarray and array.dtype.kind != "O" for array in feeds.values()]
-        self._fitting = {name: (array.dtype, array.shape) for name, array in feeds.items()} if all(plain) else {}
+        plain = {
+            name: (array.dtype, array.shape)
+            for name, array in feeds.items()
+            if isinstance(array, np.ndarray) and array.dtype.kind != "O"
+        }
+        self._fitting = plain if len(plain) == len(feeds) else {}
         return feeds
 
 
