@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -189,7 +191,7 @@ class Trainer:
                 # Outputs that no metric reads stay where they are.
                 outputs = self.session.backward(_checked(batch), as_ortvalues=not self._metrics)
                 losses.append(_scalar(outputs[self._loss]))
-                if not np.isfinite(losses[-1]):
+                if not math.isfinite(losses[-1]):
                     raise Error(f"The loss is {losses[-1]}; {_blame(batch)}")
                 measured.append(self._measure(outputs, batch))
             norm = self.optimizer.step(
@@ -198,8 +200,8 @@ class Trainer:
                 clip_norm=self._clip_norm,
                 clip_value=self._clip_value,
             )
-        metrics = {name: float(np.mean([values[name] for values in measured])) for name in self._metrics}
-        return StepReport(step, epoch, float(np.mean(losses)), self.optimizer.learning_rate * factor, norm, metrics)
+        metrics = {name: fmean(values[name] for values in measured) for name in self._metrics}
+        return StepReport(step, epoch, fmean(losses), self.optimizer.learning_rate * factor, norm, metrics)
 
     def _measure(self, outputs: Mapping[str, Any], batch: Batch) -> dict[str, float]:
         return {name: metric(outputs, batch) for name, metric in self._metrics.items()}
@@ -248,7 +250,8 @@ def _skipped(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
 
 
 def _scalar(value: Array) -> float:
-    return float(np.mean(to_numpy(value), dtype=np.float64))
+    array = to_numpy(value)
+    return float(array.item() if array.size == 1 else np.mean(array, dtype=np.float64))
 
 
 def _blame(batch: Batch) -> str:
