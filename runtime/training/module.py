@@ -16,7 +16,7 @@ from ...compiler.save import save_model
 from ...passes.errors import InputError
 from ..device import CPU, CUDA
 from ..executor import Executor
-from ..feeds import Array, check_feeds
+from ..feeds import Array
 from ..session import Session
 from .checkpoint_state import CheckpointState
 
@@ -87,7 +87,7 @@ class Module:
             results = self.session.backward(feeds)
         else:
             executor = self._evaluated()
-            results = executor.run(check_feeds(executor.fed, feeds), self.session.parameters)
+            results = executor.run(executor.check(feeds), self.session.parameters)
         outputs = tuple(results[name] for name in self.output_names())
         return outputs[0] if len(outputs) == 1 else outputs
 
