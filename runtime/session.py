@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from ..compiler.parameters import as_names
 from ..compiler.program import Program
 from ..compiler.save import save_proto
 from ..compiler.signature import OutputRole, Signature
@@ -80,7 +81,7 @@ class Session:
         self.device = device_of(self.providers)
         self.options = options
         self._split = split
-        self._executors: dict[str, Executor] = {}
+        self._executors: dict[tuple[Part, tuple[str, ...] | None], Executor] = {}
         self._build = threading.Lock()
         self._detects_anomalies = False
         self._backward = threading.Lock()
@@ -118,20 +119,30 @@ class Session:
 
         Raises InputError for anything that does not fit the signature.
         """
-        return self.value_and_grad(inputs, grad_outputs, as_ortvalues=as_ortvalues)[1]
+        outputs = None if self._detects_anomalies else ()
+        return self.value_and_grad(inputs, grad_outputs, outputs=outputs, as_ortvalues=as_ortvalues)[1]
 
     def value_and_grad(
         self,
         inputs: Mapping[str, Array],
         grad_outputs: Mapping[str, Array] | None = None,
         *,
+        outputs: str | Sequence[str] | None = None,
         as_ortvalues: bool = False,
     ) -> tuple[dict[str, Result], dict[str, Result]]:
-        """As `grad`, with the outputs (and the loss) too, all from one run."""
-        executor = self.executor("grad")
+        """As `grad`, with the outputs (and the loss) too, all from one run.
+
+        Args:
+            outputs: the names of those to give, all if None. Memory of one that is not asked for is free once the graph
+                has read it: with `outputs="loss"` the scores over a large vocabulary need not outlive the loss. Each
+                choice is a runtime session of its own.
+
+        Raises InputError as `grad` does, and for a name that is neither an output nor the loss.
+        """
+        executor = self.executor("grad", outputs)
         feeds = self._feeds(executor, inputs, grad_outputs)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
-        self._check_finite("grad", feeds, results)
+        self._check_finite("grad", feeds, results, outputs=outputs)
         return results, {of: results.pop(name) for name, of in executor.gradients.items()}
 
     def backward(
@@ -139,19 +150,23 @@ class Session:
         inputs: Mapping[str, Array],
         grad_outputs: Mapping[str, Array] | None = None,
         *,
+        outputs: str | Sequence[str] | None = None,
         as_ortvalues: bool = False,
     ) -> dict[str, Result]:
         """Add this call's gradients to `grads`, in place (`loss.backward()`), and return the outputs.
 
-        Raises InputError as `grad` does, and if something other than parameters of fixed shape was differentiated.
+        Args:
+            outputs: which, as in `value_and_grad`.
+
+        Raises InputError as that does, and if something other than parameters of fixed shape was differentiated.
         """
-        executor = self.executor("accumulate")
+        executor = self.executor("accumulate", outputs)
         feeds = self._feeds(executor, inputs, grad_outputs)
         self._check_accumulable()
         with self._backward:
             results = executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
             if self._detects_anomalies:
-                self._check_finite("grad", feeds, results | self._sums())
+                self._check_finite("grad", feeds, results | self._sums(), outputs=outputs)
         return results
 
     def pull_back(
@@ -273,12 +288,19 @@ class Session:
             lengths[dtype] = lengths.get(dtype, 0) + length
         return Layout(slots, lengths)
 
-    def executor(self, kind: Part) -> Executor:
-        """The runtime session of one part of the program, built when it is first asked for."""
+    def executor(self, kind: Part, outputs: str | Sequence[str] | None = None) -> Executor:
+        """The runtime session of one part of the program, built when it is first asked for.
+
+        Args:
+            outputs: which of its outputs a part that computes gradients from the inputs is to give; all if None.
+
+        Raises InputError for a name that is none of them.
+        """
+        chosen = self._chosen(outputs)
         with self._build:
-            if kind not in self._executors:
-                model, signature = self._part(kind)
-                self._executors[kind] = Executor(
+            if (kind, chosen) not in self._executors:
+                model, signature = self._part(kind, chosen)
+                self._executors[kind, chosen] = Executor(
                     model,
                     signature,
                     providers=self.providers,
@@ -286,7 +308,18 @@ class Session:
                     device=self.device,
                     fixed_addresses=self._fixed_addresses,
                 )
-            return self._executors[kind]
+            return self._executors[kind, chosen]
+
+    def _chosen(self, outputs: str | Sequence[str] | None) -> tuple[str, ...] | None:
+        """The names in *outputs* in the program's order, None if they are all it has."""
+        if outputs is None:
+            return None
+        names = [port.name for port in self.program.signature.outputs_of("output", "loss")]
+        asked = set(as_names(outputs))
+        unknown = sorted(asked.difference(names))
+        if unknown:
+            raise InputError(f"outputs: the program gives no {unknown[0]!r}; it gives {', '.join(map(repr, names))}")
+        return None if asked.issuperset(names) else tuple(name for name in names if name in asked)
 
     def _sums(self) -> dict[str, np.ndarray]:
         """What `backward` accumulated, by the names that the gradients have in the graph."""
@@ -298,26 +331,32 @@ class Session:
         feeds: Mapping[str, Array],
         results: Mapping[str, Result],
         forward_feeds: Mapping[str, Array] | None = None,
+        *,
+        outputs: str | Sequence[str] | None = None,
     ) -> None:
         if not self._detects_anomalies:
             return
         # Of the model's own outputs only NaN is a fault; a loss or a gradient must be finite.
         faults = not_finite(results, [port.name for port in self.program.signature.outputs_of("output")])
         if faults:
-            run = self._repeat(kind, feeds)
+            run = self._repeat(kind, feeds, self._chosen(outputs))
             forward = self._repeat("residuals", forward_feeds) if kind == "pullback" else None
             raise explain(faults, run, forward, self.providers)
 
-    def _repeat(self, kind: Part, feeds: Mapping[str, Array] | None) -> Run:
-        return Run(self._part(kind)[0], None if feeds is None else {**feeds, **dict(self.parameters.items())})
+    def _repeat(self, kind: Part, feeds: Mapping[str, Array] | None, outputs: Sequence[str] | None = None) -> Run:
+        model, _ = self._part(kind, outputs)
+        return Run(model, None if feeds is None else {**feeds, **dict(self.parameters.items())})
 
-    def _part(self, kind: Part) -> tuple[ir.Model, Signature]:
+    def _part(self, kind: Part, outputs: Sequence[str] | None = None) -> tuple[ir.Model, Signature]:
         program = self.program
         _check_not_half(program.signature, kind)
         if kind in ("forward", "loss"):
             return program.forward(loss=kind == "loss"), program.signature
         if kind in ("grad", "accumulate"):
             program = program.with_mode("grad" if kind == "grad" else "accumulate")
+            if outputs is not None:
+                gradients = [port.name for port in program.signature.outputs_of("gradient", "grad_buffer")]
+                return program.executable({*outputs, *gradients}), program.signature
         else:
             if self._split is None:
                 self._split = split_program(program, "fast")
