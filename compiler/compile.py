@@ -168,7 +168,7 @@ def compile(
             ),
             LowerOpset(opset),
             LowerCorrelations(rules, protected),
-            Schedule(assume_dims),
+            Schedule(assume_dims, joint.forward),
         ]
     )
 

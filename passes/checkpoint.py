@@ -99,7 +99,7 @@ class Checkpoint(ir.passes.InPlacePass):
         """The graph with *cuts*, scheduled, and the nodes that are repeated in it."""
         trial = model.clone()
         copies = ForwardPart(trial.graph, self._forward, self._sizes).repeat(cuts)
-        Schedule(self._sizes).call(trial)
+        Schedule(self._sizes, self._forward).call(trial)
         return trial.graph, copies
 
 

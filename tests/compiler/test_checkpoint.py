@@ -138,3 +138,15 @@ def test_the_joint_graph_can_be_differentiated_again() -> None:
 
     expected = second()
     np.testing.assert_allclose(second(checkpoint=3), expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def test_one_value_larger_than_all_others_does_not_draw_the_cuts() -> None:
+    """Behind it no layer is left to cut."""
+    model = network()
+    model.graph.node.append(onnx.helper.make_node("MatMul", [model.graph.output[0].name, "classes"], ["scores"]))
+    classes = np.random.default_rng(2).standard_normal((WIDTH, 500 * WIDTH), dtype=np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(classes, "classes"))
+    model.graph.output[0].name = "scores"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = classes.shape[1]
+    copies = recomputed(onnxgrad.compile(model, loss="cross_entropy", checkpoint=2, assume_dims=SIZES))
+    assert copies.count("Softmax") == 2 * LAYERS // 3
