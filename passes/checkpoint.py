@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
+from .differentiate import PASS
 from .errors import InputError
 from .flops import count_flops
 from .forward_part import ForwardPart
@@ -15,6 +16,11 @@ from .schedule import Schedule
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """How many checkpoints are tried."""
+
+
+def is_checkpointed(graph: ir.Graph) -> bool:
+    """Whether `Checkpoint` has repeated any node of *graph*."""
+    return any(node.metadata_props.get(PASS) == "checkpoint" for node in graph)
 
 
 class Checkpoint(ir.passes.InPlacePass):

@@ -18,6 +18,7 @@ import onnxruntime as ort
 from ..compiler.save import EXTERNAL_DATA_THRESHOLD, save_model
 from ..compiler.signature import Port, Signature
 from ..passes.block_convolutions import BlockConvolutions
+from ..passes.checkpoint import is_checkpointed
 from ..passes.errors import Error, InputError
 from .blocks import block_size
 from .buffers import Buffers, np_dtype
@@ -289,7 +290,7 @@ def create_session(
 
     Raises Error, with the runtime's reason, when it does not take it.
     """
-    options = options or session_options()
+    options = options or session_options(graph=model.graph)
     block = block_size() if _may_change_layouts(providers, options) else None
     if block is not None:
         BlockConvolutions(block).call(model)
@@ -336,11 +337,12 @@ def element_type(dtype: str) -> Any:
     return _ELEMENT_TYPES.get(dtype) or np_dtype(dtype).type
 
 
-def session_options(threads: int | None = None) -> ort.SessionOptions:
+def session_options(threads: int | None = None, graph: ir.Graph | None = None) -> ort.SessionOptions:
     """The options of a session for which none are given.
 
     Args:
         threads: how many work on one operator; ONNX Runtime's own choice, one a core, if None.
+        graph: what is to run, if that matters: one with checkpoints is to take little memory rather than time.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -349,6 +351,9 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     # The memory pattern planner keeps one block for the largest batch seen; without it peak memory is a quarter to
     # a third lower at no cost in time.
     options.enable_mem_pattern = False
+    # The arena keeps what is freed, in pieces that a larger tensor does not fit in. Without it a language model with
+    # checkpoints took a fifth less memory, in up to 1.14 times the time.
+    options.enable_cpu_mem_arena = graph is None or not is_checkpointed(graph)
     # A program's graphs, and its optimizer's, take turns. Threads that wait for more work of one graph would take the
     # cores from the next: training steps took up to 1.4 times as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")
