@@ -131,7 +131,7 @@ class Buffers:
     def fill_zero(self) -> None:
         for dtype, length in self.layout.lengths.items():
             if dtype in self._host:
-                self._host[dtype].fill(0)
+                self._host[dtype].view(np.uint8).fill(0)  # bytes take half the time of floats
             else:
                 self.write_flat(dtype, np.zeros(length, np_dtype(dtype)))
 

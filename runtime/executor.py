@@ -17,12 +17,11 @@ import onnxruntime as ort
 
 from ..compiler.save import EXTERNAL_DATA_THRESHOLD, save_model
 from ..compiler.signature import Port, Signature
-from ..passes.block_convolutions import BlockConvolutions
 from ..passes.checkpoint import is_checkpointed
 from ..passes.errors import Error, InputError
-from .blocks import block_size
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
+from .processor import adapt_to_processor
 from .slots import Slots, check_fixed
 
 _SMALL = 65_536
@@ -291,9 +290,8 @@ def create_session(
     Raises Error, with the runtime's reason, when it does not take it.
     """
     options = options or session_options(graph=model.graph)
-    block = block_size() if _may_change_layouts(providers, options) else None
-    if block is not None:
-        BlockConvolutions(block).call(model)
+    if _may_change_graph(providers, options):
+        adapt_to_processor(model)
     weights = [v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None]
     try:
         if sum(weights) <= EXTERNAL_DATA_THRESHOLD:
@@ -307,8 +305,8 @@ def create_session(
         raise Error(f"ONNX Runtime could not load the graph: {_reason(error)}") from error
 
 
-def _may_change_layouts(providers: Sequence[Provider], options: ort.SessionOptions) -> bool:
-    """Whether the processor runs the graph, and the runtime may lay tensors out as its kernels like it."""
+def _may_change_graph(providers: Sequence[Provider], options: ort.SessionOptions) -> bool:
+    """Whether the processor runs the graph, and the runtime may rewrite it as its kernels like it."""
     first = providers[0] if providers else ""
     level = options.graph_optimization_level
     return first == "CPUExecutionProvider" and level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -18,7 +18,7 @@ from ..activity import find_activity
 from ..differentiate import differentiate_nodes
 from ..registry import Cotangent, Primal, Registry, already
 from ..tape import Tape, Tensor
-from .residuals import is_random, read_from, replace_reads
+from .residuals import draws_random_values, read_from, replace_reads
 
 rules = Registry()
 BRANCHES = ("then_branch", "else_branch")
@@ -35,7 +35,7 @@ def conditional(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
         _go_back(n, backward, branch, wanted, dys)
         residuals = read_from(backward.graph, branch)
         if n.op.is_body and not all(_has_static_shape(value) for value in residuals):
-            if any(is_random(node) for node in branch.all_nodes()):
+            if any(draws_random_values(node) for node in branch):
                 raise n.refuse("a branch in a loop draws random values whose sizes are unknown; fix its free dims")
             repeated = branch.clone(allow_outer_scope_values=True)
             ends, repeated.outputs[:] = list(repeated.outputs), []

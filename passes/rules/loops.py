@@ -9,12 +9,13 @@ A Scan marked `KEEPS_NOTHING` goes back without stacks: each backward iteration 
 slices of the Scan's own inputs.
 
 A Scan goes back as a Scan. A Loop goes back as a Loop of as many iterations as the forward one made, which may be none.
-Slices of different sizes cannot be stacked: a Loop whose states change their sizes keeps sequences of them instead.
+Slices of different sizes cannot be stacked: a Loop whose states change their sizes keeps sequences of them instead, and
+what else may change its size within the body, as what a loop in it stacks, is computed again in the backward body.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import onnx_ir as ir
@@ -23,9 +24,10 @@ from ..activity import BodyActivity, find_body_activity
 from ..differentiate import differentiate_nodes
 from ..registry import Cotangent, Primal, Registry, already
 from ..sequences import add, is_sequence, zeros_like
-from ..subgraphs import KEEPS_NOTHING, Iteration, Stack, State
+from ..subgraphs import KEEPS_NOTHING, Iteration, Stack, State, captured_values
 from ..tape import Tape, Tensor
-from .residuals import read_from, replace_reads
+from .residuals import draws_random_values, read_from, replace_reads, run_again
+from .varying_sizes import find_varying_sizes
 
 rules = Registry()
 
@@ -33,7 +35,8 @@ rules = Registry()
 @rules.vjp(
     "Loop",
     "Scan",
-    limits="states that change their size, beside scan outputs or in a loop; sequences that the backward part reads",
+    limits="states that change their size, beside scan outputs or in a loop; sequences that the backward part reads; "
+    "random values whose sizes differ between iterations",
 )
 def loop(n: Primal, *dys: Tensor | None) -> Sequence[Cotangent]:
     """The cotangents run back through the iterations; those of captured values are summed on the way."""
@@ -76,8 +79,6 @@ class _Backward:
         can_keep_lists = self.counts and not iteration.given and not n.op.is_body
         self.keeps_lists = can_keep_lists and not all(_keeps_its_size(state) for state in iteration.states)
         self.runs_again = KEEPS_NOTHING in n.node.metadata_props and not iteration.states
-        self.copies: dict[ir.Value, ir.Value] = {}
-        """Of values of the forward body, in the backward one."""
         self.sources: list[Stack] = []
         """What the backward Scan takes slices of, in the order of its body's inputs."""
 
@@ -171,40 +172,48 @@ class _Backward:
         return Stack(len(node.outputs) - 1, stacked, value, 0, 0)
 
     def hand_over(self) -> None:
-        """Give the backward body the slices of what it reads of the forward body."""
-        for value in read_from(self.inner.graph, self.iteration.body):
+        """Give the backward body what it reads of the forward body: slices of it, or the same computed again."""
+        body = self.iteration.body
+        read = read_from(self.inner.graph, body)
+        for value in read:
             if is_sequence(self.op.tensor(value)):
                 raise self.n.refuse(
                     f"the backward part reads the sequence {value.name!r} of each iteration, and there are no "
                     "sequences of sequences to keep them in; stack the tensors as a scan output instead"
                 )
-            if self.runs_again:
-                slice_ = self.inner.tensor(self.again(value))
-            elif self.keeps_lists:
-                slice_ = self.inner.SequenceAt(self.inner.tensor(self.list_of(value).value), self.at)
-            else:
-                stack = self.stack(value)
-                slice_ = self.slice(stack, self.op.tensor(stack.stacked))
-            replace_reads(self.inner.graph, value, slice_.value)
+        again: Set[ir.Value] = set()
+        if self.runs_again:
+            again = {value for node in body for value in node.outputs} - set(body.outputs)
+        elif not self.keeps_lists:
+            again = find_varying_sizes(body)
+        copies = self.compute_again([value for value in read if value in again], again)
+        for value in read:
+            copy = copies[value] if value in copies else self.kept(value).value
+            replace_reads(self.inner.graph, value, copy)
         # The slices of a Loop's stacks, and what runs again, were emitted last.
         self.inner.graph.sort()
 
-    def again(self, value: ir.Value) -> ir.Value:
-        """A value of the forward body, or one that it captures, computed in the backward body."""
-        if value.graph is not self.iteration.body:
-            return value
-        if value not in self.copies:
-            node = value.producer()
-            if node is None or value in self.iteration.body.outputs:
-                stack = self.stack(value)
-                self.copies[value] = self.slice(stack, self.op.tensor(stack.stacked)).value
-            else:
-                inputs = [None if read is None else self.inner.tensor(self.again(read)) for read in node.inputs]
-                outputs = self.inner.emit_many(
-                    node.op_type, *inputs, outputs=len(node.outputs), domain=node.domain, **node.attributes
-                )
-                self.copies.update(zip(node.outputs, (output.value for output in outputs), strict=True))
-        return self.copies[value]
+    def kept(self, value: ir.Value) -> Tensor:
+        """What *value* of the forward body was in the iteration that is gone back through."""
+        if self.keeps_lists:
+            return self.inner.SequenceAt(self.inner.tensor(self.list_of(value).value), self.at)
+        stack = self.stack(value)
+        return self.slice(stack, self.op.tensor(stack.stacked))
+
+    def compute_again(self, wanted: Sequence[ir.Value], again: Set[ir.Value]) -> dict[ir.Value, ir.Value]:
+        """What stands for *wanted* in the backward body: computed as far as it is in *again*, from what is kept."""
+        needed, nodes = dict.fromkeys(wanted), list[ir.Node]()
+        for node in reversed(self.iteration.body):
+            if any(output in needed and output in again for output in node.outputs):
+                nodes.append(node)
+                reads = (*node.inputs, *captured_values(node))
+                needed |= dict.fromkeys(v for v in reads if v is not None and v.graph is self.iteration.body)
+        copies = {value: self.kept(value).value for value in needed if value not in again}
+        for node in reversed(nodes):
+            if draws_random_values(node):
+                raise self.n.refuse("it draws random values whose sizes may differ from iteration to iteration")
+            copies |= run_again(self.inner, node, copies)
+        return copies
 
     def list_of(self, value: ir.Value) -> Tensor:
         """The sequence of all values in the forward Loop of *value* of its body."""

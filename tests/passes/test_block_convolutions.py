@@ -15,7 +15,7 @@ import onnxgrad
 from onnxgrad.passes.block_convolutions import BlockConvolutions
 from onnxgrad.passes.blocked_layout import DOMAIN
 from onnxgrad.passes.correlations import CORRELATION
-from onnxgrad.runtime.blocks import block_size
+from onnxgrad.runtime.processor import block_size
 
 BLOCK = block_size()
 pytestmark = pytest.mark.skipif(BLOCK is None, reason="ONNX Runtime has no blocked layout for this processor")

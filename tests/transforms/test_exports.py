@@ -33,6 +33,7 @@ ROTATED = [EXPORTS[6 * number + (2, 5, 3, 4, 0, 5, 2, 3, 4, 1)[number % 10]] for
 
 LARGER = {
     "mlp": 1.6,  # a Relu takes a mask and a choice, a Tanh three nodes, of five
+    "cnn": 1.56,  # a LeakyRelu takes four nodes, of nine
     "vgg": 1.53,  # a Relu behind each product, and three MaxPool that take two nodes each
     "squeezenet": 1.54,  # a Relu behind each product, and a Softmax that takes four nodes
     "vit": 1.92,  # a LayerNormalization and a Gelu take ten nodes each

@@ -1,4 +1,4 @@
-"""The blocked layout of this machine's processor, as ONNX Runtime has it."""
+"""A graph as ONNX Runtime's kernels on this machine's processor like it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from functools import cache
 import onnx_ir as ir
 import onnxruntime as ort
 
+from ..passes.block_convolutions import BlockConvolutions
 from ..passes.blocked_layout import ALIGNMENT, DOMAIN
+from ..passes.transpose_wide_products import TransposeWideProducts
+
+
+def adapt_to_processor(model: ir.Model) -> None:
+    """Rewrite *model*, of canonical opset and with shapes, for a session on this processor."""
+    TransposeWideProducts().call(model)
+    block = block_size()
+    if block is not None:
+        BlockConvolutions(block).call(model)
 
 
 @cache
