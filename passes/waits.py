@@ -79,6 +79,11 @@ def make_wait(op: Tape, late: ir.Node, early: ir.Node) -> None:
         node.replace_input_with(index, waited.value)
 
 
+def only_waits(node: ir.Node) -> bool:
+    """Whether *node* reads a value for the sake of order, and takes none of its elements (see `make_wait`)."""
+    return node.op_type == "Slice" and node.metadata_props.get(PASS) == "schedule"
+
+
 def _readers(lifetimes: Lifetimes) -> list[list[int]]:
     """By value the nodes that read it, or a view of it."""
     readers: list[list[int]] = [[] for _ in lifetimes.values]
