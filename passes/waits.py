@@ -31,10 +31,12 @@ def possible_waits(
         reads: the nodes that each node reads from.
         executed: all nodes in their order, of which *totals* are the bytes that live meanwhile.
     """
-    peak = max(totals)
+    peak = max(totals, default=0)
+    large = [value for value, size in enumerate(lifetimes.bytes) if size >= LARGE * peak > 0]
+    if not large:
+        return
     place = {node: index for index, node in enumerate(executed)}
     readers = _readers(lifetimes)
-    large = [value for value, size in enumerate(lifetimes.bytes) if size >= LARGE * peak]
     for value in sorted(large, key=lifetimes.bytes.__getitem__, reverse=True):
         *earlier, last = sorted(readers[value], key=place.__getitem__) or (-1,)
         if not earlier or place[last] < totals.index(peak):

@@ -87,6 +87,7 @@ class Session:
         self._backward = threading.Lock()
         signature = program.signature
         self._fed = {port.name for port in signature.inputs_of("input", "label")}
+        self._gives = tuple(port.name for port in signature.outputs_of("output", "loss"))
         self._gradient_of = {str(p.of): p for p in signature.outputs if p.role in ("gradient", "grad_buffer")}
         initial = program.parameters
         shapes = [(name, array.dtype.name, array.shape) for name, array in initial.items()]
@@ -314,12 +315,13 @@ class Session:
         """The names in *outputs* in the program's order, None if they are all it has."""
         if outputs is None:
             return None
-        names = [port.name for port in self.program.signature.outputs_of("output", "loss")]
-        asked = set(as_names(outputs))
-        unknown = sorted(asked.difference(names))
-        if unknown:
-            raise InputError(f"outputs: the program gives no {unknown[0]!r}; it gives {', '.join(map(repr, names))}")
-        return None if asked.issuperset(names) else tuple(name for name in names if name in asked)
+        asked = (outputs,) if isinstance(outputs, str) else as_names(outputs)
+        for name in asked:
+            if name not in self._gives:
+                names = ", ".join(map(repr, self._gives))
+                raise InputError(f"outputs: the program gives no {name!r}; it gives {names}")
+        chosen = tuple([name for name in self._gives if name in asked])
+        return None if chosen == self._gives else chosen
 
     def _sums(self) -> dict[str, np.ndarray]:
         """What `backward` accumulated, by the names that the gradients have in the graph."""
