@@ -371,7 +371,7 @@ def session_options(threads: int | None = None, graph: ir.Graph | None = None) -
     options.intra_op_num_threads = threads or 0
     # What goes wrong is raised; the runtime need not print it as well.
     options.log_severity_level = 4
-    # One piece of memory for all values of a run, from the system, is what takes a small graph least time. For others the
+    # A small graph takes least time with one piece of memory for all values of a run, from the system. For others the
     # memory pattern planner would keep one block for the largest batch seen: a quarter to a third more memory.
     small = graph is not None and is_small(graph)
     options.enable_mem_pattern = small
