@@ -88,8 +88,8 @@ def compile(
         frozen: names and glob patterns of members of `wrt` that get no gradient (`requires_grad_(False)`).
         retain_grad: names of intermediate values whose gradients are outputs as well (`Tensor.retain_grad`).
         checkpoint: less memory for one more forward pass at most (Chen et al. 2016): "auto" for the least estimated
-            peak, how many times to cut the forward part, or names and glob patterns of the values behind which it is
-            cut. The gradients stay the same to the last bit.
+            peak, or nearly that for less arithmetic, how many times to cut the forward part, or names and glob patterns
+            of the values behind which it is cut. The gradients stay the same to the last bit.
         memory_budget: in bytes: as many checkpoints as the estimated peak of the activations needs to fit.
         assume_dims: sizes for symbolic dims with which memory is estimated and forms are measured, and by which a
             sequence is long (`BlockAttention`); they stay symbolic.
@@ -168,7 +168,7 @@ def compile(
             ),
             LowerOpset(opset),
             LowerCorrelations(rules, protected),
-            Schedule(assume_dims),
+            Schedule(assume_dims, joint.forward),
         ]
     )
 

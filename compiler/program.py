@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,7 @@ from .load import load_model
 from .original import restore_original
 from .pipeline import PassRecord, keep_pass_records, read_pass_records
 from .save import save_model
-from .signature import SIGNATURE_KEY, Mode, Port, Signature
+from .signature import SIGNATURE_KEY, Mode, OutputRole, Port, Signature
 
 
 class Program:
@@ -111,27 +111,29 @@ class Program:
         discard_buffers(graph, {outputs[port.name]: inputs[port.partner] for port in buffers})
         return type(self)(model, _fresh(self.signature), self.report, self.unused)
 
-    def executable(self) -> ir.Model:
+    def executable(self, outputs: Collection[str] | None = None) -> ir.Model:
         """The joint graph for a runtime session that feeds all inputs, the parameters among them.
 
         Inputs have no default in it: the session would hold a second copy of the parameters, and ONNX Runtime does
         not bind inputs that have one.
+
+        Args:
+            outputs: which of the graph's outputs to keep, with what they need; all if None.
         """
         model = self.model.clone()
+        graph = model.graph
         for port in self.signature.inputs:
-            model.graph.initializers.pop(port.name, None)
+            graph.initializers.pop(port.name, None)
+        if outputs is not None:
+            graph.outputs[:] = [value for value in graph.outputs if value.name in outputs]
+            EliminateDeadCode()(model)
+            graph.inputs[:] = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
         return model
 
     def forward(self, *, loss: bool = False) -> ir.Model:
         """As `executable`, without the backward part: the outputs, and the *loss* if asked for, and what they need."""
-        model = self.executable()
-        graph = model.graph
-        roles = ("output", "loss") if loss else ("output",)
-        names = {port.name for port in self.signature.outputs if port.role in roles}
-        graph.outputs[:] = [value for value in graph.outputs if value.name in names]
-        EliminateDeadCode()(model)
-        graph.inputs[:] = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
-        return model
+        roles: tuple[OutputRole, ...] = ("output", "loss") if loss else ("output",)
+        return self.executable({port.name for port in self.signature.outputs_of(*roles)})
 
 
 def _accumulating(signature: Signature, graph: ir.Graph, partners: Mapping[ir.Value, ir.Value]) -> Signature:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
+from .differentiate import PASS
 from .errors import InputError
 from .flops import count_flops
 from .forward_part import ForwardPart
@@ -15,6 +16,13 @@ from .schedule import Schedule
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """How many checkpoints are tried."""
+AS_GOOD = 1.05
+"""Of the least estimated peak; what is no more counts as much."""
+
+
+def is_checkpointed(graph: ir.Graph) -> bool:
+    """Whether `Checkpoint` has repeated any node of *graph*."""
+    return any(node.metadata_props.get(PASS) == "checkpoint" for node in graph)
 
 
 class Checkpoint(ir.passes.InPlacePass):
@@ -27,7 +35,8 @@ class Checkpoint(ir.passes.InPlacePass):
     Args:
         forward: the names of the values of the forward part.
         at: names and glob patterns of values to cut behind, the number of cuts, or "auto", which takes the number with
-            the least estimated peak; where fresh gradients make up the peak, the least without graph outputs.
+            the least estimated peak of a run that gives the gradients alone; of several that are as good, those where
+            the least lives beside fresh gradients, and of those the one that repeats the least arithmetic.
         budget: in bytes; the least is repeated with which the estimated peak is no more.
         sizes: of symbolic dims by name, for the estimates; others count as `NOMINAL_SIZE`.
 
@@ -54,8 +63,8 @@ class Checkpoint(ir.passes.InPlacePass):
         if self._budget is not None:
             cuts = self._within(model, part, self._budget)
         elif self._at == "auto":
-            choices = [(), *(_narrow_cuts(part, count) for count in COUNTS)]
-            cuts = min(dict.fromkeys(choices), key=lambda each: self._peaks(model, each))
+            choices = dict.fromkeys([(), *(_narrow_cuts(part, count) for count in COUNTS)])
+            cuts = _least({each: self._estimates(model, each) for each in choices})
         elif isinstance(self._at, int):
             cuts = _narrow_cuts(part, self._at)
         else:
@@ -87,20 +96,28 @@ class Checkpoint(ir.passes.InPlacePass):
         graph, copies = self._trial(model, cuts)
         return max(totals_in_bytes(graph, self._sizes), default=0), count_flops(copies, self._sizes).total
 
-    def _peaks(self, model: ir.Model, cuts: Sequence[int]) -> tuple[int, int]:
-        """The estimated peak with *cuts*, and that without graph outputs, which gradient buffers may take in."""
-        graph, _ = self._trial(model, cuts)
-        all_values, inner = (
-            max(totals_in_bytes(graph, self._sizes, outputs=each), default=0) for each in (True, False)
-        )
-        return all_values, inner
+    def _estimates(self, model: ir.Model, cuts: Sequence[int]) -> tuple[int, int, int]:
+        """With *cuts*, the peak with fresh gradients and without, and the arithmetic that is repeated."""
+        graph, copies = self._trial(model, cuts)
+        graph.outputs[:] = [value for value in graph.outputs if value.name not in self._forward]
+        fresh, inner = (max(totals_in_bytes(graph, self._sizes, outputs=each), default=0) for each in (True, False))
+        return fresh, inner, count_flops(copies, self._sizes).total
 
     def _trial(self, model: ir.Model, cuts: Sequence[int]) -> tuple[ir.Graph, list[ir.Node]]:
         """The graph with *cuts*, scheduled, and the nodes that are repeated in it."""
         trial = model.clone()
         copies = ForwardPart(trial.graph, self._forward, self._sizes).repeat(cuts)
-        Schedule(self._sizes).call(trial)
+        Schedule(self._sizes, self._forward).call(trial)
         return trial.graph, copies
+
+
+def _least(estimates: Mapping[tuple[int, ...], tuple[int, int, int]]) -> tuple[int, ...]:
+    """The cuts with the least of the first estimate, or as good; of those with the least of the second, and so on."""
+    left = list(estimates)
+    for which in (0, 1):
+        least = min(estimates[cuts][which] for cuts in left)
+        left = [cuts for cuts in left if estimates[cuts][which] <= AS_GOOD * least]
+    return min(left, key=lambda cuts: estimates[cuts][2])
 
 
 def _narrow_cuts(part: ForwardPart, count: int) -> tuple[int, ...]:

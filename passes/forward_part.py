@@ -32,7 +32,7 @@ class ForwardPart:
         self._graph = graph
         self._sizes = sizes
         names = frozenset(forward)
-        self.nodes = [node for node in graph if not _is_backward(node, names)]
+        self.nodes = [node for node in graph if not is_backward(node, names)]
         self._position = {node: index for index, node in enumerate(self.nodes)}
         self._last: dict[ir.Value, int] = {}
         """By the owner of memory, the position of its last reader in the forward part."""
@@ -63,12 +63,17 @@ class ForwardPart:
         return list(accumulate(change))[:-1]
 
     def residuals_before(self) -> list[int]:
-        """For each cut the bytes of the values before it that the backward part reads."""
+        """For each cut the bytes of the values before it that the backward part reads.
+
+        One that is larger than all others together does not count (log-probabilities over a vocabulary, at the end of
+        the forward part): its bytes are no reason to cut next to it.
+        """
+        sizes = {owner: self._bytes(owner) for owner in self._residuals - self._kept}
         total = [0] * len(self.nodes)
-        for owner in self._residuals - self._kept:
+        for owner, size in sizes.items():
             position = self.position(owner)
-            if position is not None:
-                total[position] += self._bytes(owner)
+            if position is not None and size <= sum(sizes.values()) / 2:
+                total[position] += size
         return list(accumulate(total))
 
     def repeat(self, cuts: Sequence[int]) -> list[ir.Node]:
@@ -129,7 +134,8 @@ class ForwardPart:
         return int(size) if size < float("inf") else 0
 
 
-def _is_backward(node: ir.Node, forward: frozenset[str]) -> bool:
+def is_backward(node: ir.Node, forward: Collection[str]) -> bool:
+    """Whether *node* is of the backward part of a joint graph with the *forward* values of these names."""
     emitted = node.metadata_props.get(PASS) == "differentiate" or RECOMPUTE in node.metadata_props
     return emitted and not any(value.name in forward for value in node.outputs)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from .eliminate_common_subexpressions import is_random
 from .execution_order import execution_order
 from .memory_of_values import VIEWS, size_in_bytes
 from .subgraphs import captured_values
@@ -46,7 +47,8 @@ def estimate_peak(
     """Simulate the lifetimes of the values of *graph* as ONNX Runtime's CPU provider makes them.
 
     A value's memory is taken when its node starts, and given back when its last reader is done. Views share it, and
-    the operators of `IN_PLACE` write over what they read last.
+    the operators of `IN_PLACE` write over what they read last. What is computed from constants alone is an initializer
+    by then: runtimes fold it when they load the graph.
 
     Args:
         sizes: of symbolic dims by name; others count as `NOMINAL_SIZE`.
@@ -109,7 +111,7 @@ class Lifetimes:
         demands: of each node.
         values: all that nodes compute.
         makers: of each, the position of the node that computes it.
-        bytes: of each; none for a view of a graph input or an initializer.
+        bytes: of each; none for a constant, and for a view of a graph input or an initializer.
         reads: how often nodes read each, and once more for an output of the graph.
     """
 
@@ -121,9 +123,13 @@ class Lifetimes:
         self.bytes: list[int] = []
         self.reads: list[int] = []
         self._positions: dict[ir.Value | None, int] = {}
+        self._constants: set[ir.Value | None] = {None, *graph.initializers.values()} - set(graph.inputs)
         kept = frozenset(graph.outputs)
         for index, node in enumerate(self.nodes):
             given = node.domain == "" and node.op_type in VIEWS and node.inputs[0] not in self._positions
+            if self._is_constant(node):
+                self._constants.update(node.outputs)
+                given = kept.isdisjoint(node.outputs)
             for output in node.outputs:
                 size = 0 if given or (output in kept and not outputs) else size_in_bytes(output, sizes)
                 self._positions[output] = len(self.values)
@@ -146,12 +152,18 @@ class Lifetimes:
         execution = _Execution(self)
         return [execution.execute(self.demands[position]) for position in order]
 
+    def _is_constant(self, node: ir.Node) -> bool:
+        """Whether a runtime computes *node* when it loads the graph."""
+        has_graphs = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+        return not has_graphs and self._constants.issuperset(node.inputs) and not is_random(node)
+
     def _demand(self, node: ir.Node, kept: frozenset[ir.Value]) -> _Demand:
         positions, op_type = self._positions, node.op_type
         reads = [positions[value] for value in (*node.inputs, *captured_values(node)) if value in positions]
         outputs = [positions[value] for value in node.outputs]
         may_share = node.domain == "" and (op_type in VIEWS or op_type in IN_PLACE) and node.outputs[0] not in kept
-        source = positions.get(node.inputs[0]) if may_share and node.inputs else None
+        writes_constant = op_type in IN_PLACE and node.inputs[0] in self._constants
+        source = positions.get(node.inputs[0]) if may_share and node.inputs and not writes_constant else None
         workspace = int(WORKSPACE.get(op_type, 0) * self.bytes[outputs[0]])
         return _Demand(reads, outputs, source, op_type in VIEWS, workspace)
 

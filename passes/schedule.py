@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import onnx_ir as ir
 
 from .execution_order import execution_order_of_file
+from .forward_part import is_backward
 from .peak_memory import Lifetimes
+from .tape import Tape
+from .waits import make_wait, possible_waits
+
+LEAST_SAVED = 1 << 20
+"""The fewest bytes for which a node is made to wait for another."""
 
 
 class Schedule(ir.passes.InPlacePass):
@@ -22,24 +29,81 @@ class Schedule(ir.passes.InPlacePass):
 
     Args:
         sizes: of symbolic dims by name, for the estimates; others count as `NOMINAL_SIZE`.
+        forward: the names of the values of a joint graph's forward part. If they are given, backward nodes may be made
+            to wait for others where no order of the file is as good (see `waits`).
 
     Requires: the nodes are sorted. Guarantees: they are sorted again; the graph's inputs and outputs keep their order.
     """
 
-    def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(self, sizes: Mapping[str, int] | None = None, forward: Collection[str] | None = None) -> None:
         self._sizes = sizes
+        self._forward = None if forward is None else frozenset(forward)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        lifetimes = Lifetimes(model.graph, self._sizes)
+        graph = model.graph
+        lifetimes = Lifetimes(graph, self._sizes)
         reads = [sorted({lifetimes.makers[value] for value in demand.reads}) for demand in lifetimes.demands]
-        written = list(range(len(reads)))
-        inner, leaves = _leaves_last(reads)
-        candidates = (written, inner + leaves, _shallow_first(inner, reads) + leaves)
-        peaks = [max(lifetimes.totals(execution_order_of_file(reads, file)), default=0) for file in candidates]
-        best = candidates[peaks.index(min(peaks))]
-        if best is not written:
-            model.graph.extend([lifetimes.nodes[index] for index in best])
-        return ir.passes.PassResult(model, best is not written)
+        best = _best_order(lifetimes, reads)
+        waits = []
+        while better := self._better_with_a_wait(lifetimes, reads, best):
+            (late, early), best = better
+            waits.append((late, early))
+            reads[late] = sorted([*reads[late], early])
+        modified = best.file != list(range(len(reads)))
+        if modified:
+            graph.extend([lifetimes.nodes[index] for index in best.file])
+        if waits:
+            op = Tape(graph, opset=model.opset_imports[""])
+            for late, early in waits:
+                make_wait(op, lifetimes.nodes[late], lifetimes.nodes[early])
+        return ir.passes.PassResult(model, modified or bool(waits))
+
+    def _better_with_a_wait(
+        self, lifetimes: Lifetimes, reads: Sequence[Sequence[int]], order: _Order
+    ) -> tuple[tuple[int, int], _Order] | None:
+        """A node and one that it should wait for, and the order then; None where no such pair saves enough."""
+        if self._forward is None:
+            return None
+        for late, early in possible_waits(lifetimes, reads, order.executed, order.totals):
+            if is_backward(lifetimes.nodes[late], self._forward):
+                trial = [sorted([*each, early]) if node == late else each for node, each in enumerate(reads)]
+                found = _best_order(lifetimes, trial)
+                if found.peak <= order.peak - LEAST_SAVED:
+                    return (late, early), found
+        return None
+
+
+class _Order(NamedTuple):
+    """An order in the file, and what comes of it: the order in which nodes are executed, the bytes then, the most."""
+
+    file: list[int]
+    executed: list[int]
+    totals: list[int]
+    peak: int
+
+
+def _best_order(lifetimes: Lifetimes, reads: Sequence[Sequence[int]]) -> _Order:
+    """Of the orders that are tried, the first of those with the lowest peak; as it is written is one, if it is sorted.
+
+    Args:
+        reads: for each node those that it must follow.
+    """
+    nodes, ordered = list(range(len(reads))), reads
+    if any(read and read[-1] > node for node, read in enumerate(reads)):
+        placed: dict[int, None] = {}
+        for node in nodes:
+            _place(node, reads, placed)
+        nodes = list(placed)
+        position = {node: index for index, node in enumerate(nodes)}
+        ordered = [sorted([position[read] for read in reads[node]]) for node in nodes]
+    inner, leaves = _leaves_last(ordered)
+    orders = []
+    for positions in (list(range(len(nodes))), inner + leaves, _shallow_first(inner, ordered) + leaves):
+        file = [nodes[index] for index in positions]
+        executed = execution_order_of_file(reads, file)
+        totals = lifetimes.totals(executed)
+        orders.append(_Order(file, executed, totals, max(totals, default=0)))
+    return min(orders, key=lambda order: order.peak)
 
 
 def _leaves_last(reads: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:

@@ -72,7 +72,7 @@ def benchmark(
     """
     tell = on_progress or (lambda _: None)
     chosen = resolve_providers(providers)
-    session = Session(program, providers=chosen, options=session_options(threads))
+    session = Session(program, providers=chosen, options=session_options(threads, program.model.graph))
     left_out: dict[str, str] = {}
 
     tell("loading")

@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from ..compiler.save import EXTERNAL_DATA_THRESHOLD, save_model
 from ..compiler.signature import Port, Signature
+from ..passes.checkpoint import is_checkpointed
 from ..passes.errors import Error, InputError
 from .buffers import Buffers, np_dtype
 from .device import Device, Provider
@@ -313,11 +314,7 @@ def create_session(
 
     Raises Error, with the runtime's reason, when it does not take it.
     """
-    if options is None:
-        options = session_options()
-        # One piece of memory for all values of a run, from the system, takes less time than one each from the arena.
-        options.enable_mem_pattern = small = is_small(model)
-        options.enable_cpu_mem_arena = not small
+    options = options or session_options(graph=model.graph)
     if _may_change_graph(providers, options):
         adapt_to_processor(model)
     weights = [v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None]
@@ -363,19 +360,24 @@ def element_type(dtype: str) -> Any:
     return _ELEMENT_TYPES.get(dtype) or np_dtype(dtype).type
 
 
-def session_options(threads: int | None = None) -> ort.SessionOptions:
+def session_options(threads: int | None = None, graph: ir.Graph | None = None) -> ort.SessionOptions:
     """The options of a session for which none are given.
 
     Args:
         threads: how many work on one operator; ONNX Runtime's own choice, one a core, if None.
+        graph: what is to run: a small one, and one with checkpoints, have memory of their own kind.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     # What goes wrong is raised; the runtime need not print it as well.
     options.log_severity_level = 4
-    # The memory pattern planner keeps one block for the largest batch seen; without it peak memory is a quarter to
-    # a third lower, at no cost in time but to small graphs.
-    options.enable_mem_pattern = False
+    # A small graph takes least time with one piece of memory for all values of a run, from the system. For others the
+    # memory pattern planner would keep one block for the largest batch seen: a quarter to a third more memory.
+    small = graph is not None and is_small(graph)
+    options.enable_mem_pattern = small
+    # The arena keeps what is freed, in pieces that a larger tensor does not fit in. Without it a language model with
+    # checkpoints took a fifth less memory, in up to 1.14 times the time.
+    options.enable_cpu_mem_arena = not small and (graph is None or not is_checkpointed(graph))
     # A program's graphs, and its optimizer's, take turns. Threads that wait for more work of one graph would take the
     # cores from the next: training steps took up to 1.4 times as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")

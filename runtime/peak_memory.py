@@ -67,7 +67,7 @@ def _measure(
 ) -> LoadedProgram:
     program = Program.load(path)
     start = time.perf_counter()
-    session = Session(program, providers=providers, options=session_options(threads))
+    session = Session(program, providers=providers, options=session_options(threads, program.model.graph))
     session.executor(program.signature.mode)
     seconds = time.perf_counter() - start
     try:

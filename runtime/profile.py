@@ -147,7 +147,7 @@ def profile_step(
             if accumulates:
                 session.backward(inputs, grad_outputs)
             else:
-                session.grad(inputs, grad_outputs)
+                session.value_and_grad(inputs, grad_outputs)
         records = json.loads(session.executor(program.signature.mode).end_profiling().read_text())
     if len(records) >= MOST_RECORDS:
         raise Error("ONNX Runtime's profiler cannot hold so many records; profile shorter loops")

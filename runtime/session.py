@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from ..compiler.parameters import as_names
 from ..compiler.program import Program
 from ..compiler.save import save_proto
 from ..compiler.signature import OutputRole, Signature
@@ -80,12 +81,13 @@ class Session:
         self.device = device_of(self.providers)
         self.options = options
         self._split = split
-        self._executors: dict[str, Executor] = {}
+        self._executors: dict[tuple[Part, tuple[str, ...] | None], Executor] = {}
         self._build = threading.Lock()
         self._detects_anomalies = False
         self._backward = threading.Lock()
         signature = program.signature
         self._fed = {port.name for port in signature.inputs_of("input", "label")}
+        self._gives = tuple(port.name for port in signature.outputs_of("output", "loss"))
         self._gradient_of = {str(p.of): p for p in signature.outputs if p.role in ("gradient", "grad_buffer")}
         initial = program.parameters
         shapes = [(name, array.dtype.name, array.shape) for name, array in initial.items()]
@@ -120,21 +122,31 @@ class Session:
 
         Raises InputError for anything that does not fit the signature.
         """
-        return self.value_and_grad(inputs, grad_outputs, as_ortvalues=as_ortvalues)[1]
+        outputs = None if self._detects_anomalies else ()
+        return self.value_and_grad(inputs, grad_outputs, outputs=outputs, as_ortvalues=as_ortvalues)[1]
 
     def value_and_grad(
         self,
         inputs: Mapping[str, Array],
         grad_outputs: Mapping[str, Array] | None = None,
         *,
+        outputs: str | Sequence[str] | None = None,
         as_ortvalues: bool = False,
     ) -> tuple[dict[str, Result], dict[str, Result]]:
-        """As `grad`, with the outputs (and the loss) too, all from one run."""
-        executor = self.executor("grad")
+        """As `grad`, with the outputs (and the loss) too, all from one run.
+
+        Args:
+            outputs: the names of those to give, all if None. Memory of one that is not asked for is free once the graph
+                has read it: with `outputs="loss"` the scores over a large vocabulary need not outlive the loss. Each
+                choice is a runtime session of its own.
+
+        Raises InputError as `grad` does, and for a name that is neither an output nor the loss.
+        """
+        executor = self.executor("grad", outputs)
         feeds = self._feeds(executor, inputs, grad_outputs)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
         if self._detects_anomalies:
-            self._check_finite("grad", feeds, results)
+            self._check_finite("grad", feeds, results, outputs=outputs)
         return results, {of: results.pop(name) for name, of in executor.gradients.items()}
 
     def backward(
@@ -142,19 +154,23 @@ class Session:
         inputs: Mapping[str, Array],
         grad_outputs: Mapping[str, Array] | None = None,
         *,
+        outputs: str | Sequence[str] | None = None,
         as_ortvalues: bool = False,
     ) -> dict[str, Result]:
         """Add this call's gradients to `grads`, in place (`loss.backward()`), and return the outputs.
 
-        Raises InputError as `grad` does, and if something other than parameters of fixed shape was differentiated.
+        Args:
+            outputs: which, as in `value_and_grad`.
+
+        Raises InputError as that does, and if something other than parameters of fixed shape was differentiated.
         """
-        executor = self.executor("accumulate")
+        executor = self.executor("accumulate", outputs)
         feeds = self._feeds(executor, inputs, grad_outputs)
         self._check_accumulable()
         with self._backward:
             results = executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
             if self._detects_anomalies:
-                self._check_finite("grad", feeds, results | self._sums())
+                self._check_finite("grad", feeds, results | self._sums(), outputs=outputs)
         return results
 
     def pull_back(
@@ -277,14 +293,21 @@ class Session:
             lengths[dtype] = lengths.get(dtype, 0) + length
         return Layout(slots, lengths)
 
-    def executor(self, kind: Part) -> Executor:
-        """The runtime session of one part of the program, built when it is first asked for."""
-        if kind in self._executors:
-            return self._executors[kind]
+    def executor(self, kind: Part, outputs: str | Sequence[str] | None = None) -> Executor:
+        """The runtime session of one part of the program, built when it is first asked for.
+
+        Args:
+            outputs: which of its outputs a part that computes gradients from the inputs is to give; all if None.
+
+        Raises InputError for a name that is none of them.
+        """
+        chosen = self._chosen(outputs)
+        if (kind, chosen) in self._executors:
+            return self._executors[kind, chosen]
         with self._build:
-            if kind not in self._executors:
-                model, signature = self._part(kind)
-                self._executors[kind] = Executor(
+            if (kind, chosen) not in self._executors:
+                model, signature = self._part(kind, chosen)
+                self._executors[kind, chosen] = Executor(
                     model,
                     signature,
                     providers=self.providers,
@@ -292,7 +315,19 @@ class Session:
                     device=self.device,
                     fixed_addresses=self._fixed_addresses,
                 )
-            return self._executors[kind]
+            return self._executors[kind, chosen]
+
+    def _chosen(self, outputs: str | Sequence[str] | None) -> tuple[str, ...] | None:
+        """The names in *outputs* in the program's order, None if they are all it has."""
+        if outputs is None:
+            return None
+        asked = (outputs,) if isinstance(outputs, str) else as_names(outputs)
+        for name in asked:
+            if name not in self._gives:
+                names = ", ".join(map(repr, self._gives))
+                raise InputError(f"outputs: the program gives no {name!r}; it gives {names}")
+        chosen = tuple([name for name in self._gives if name in asked])
+        return None if chosen == self._gives else chosen
 
     def _sums(self) -> dict[str, np.ndarray]:
         """What `backward` accumulated, by the names that the gradients have in the graph."""
@@ -304,26 +339,31 @@ class Session:
         feeds: Mapping[str, Array],
         results: Mapping[str, Result],
         forward_feeds: Mapping[str, Array] | None = None,
+        *,
+        outputs: str | Sequence[str] | None = None,
     ) -> None:
         # Of the model's own outputs only NaN is a fault; a loss or a gradient must be finite.
         faults = not_finite(results, [port.name for port in self.program.signature.outputs_of("output")])
         if faults:
-            run = self._repeat(kind, feeds)
+            run = self._repeat(kind, feeds, self._chosen(outputs))
             forward = self._repeat("residuals", forward_feeds) if kind == "pullback" else None
             raise explain(faults, run, forward, self.providers)
 
-    def _repeat(self, kind: Part, feeds: Mapping[str, Array] | None) -> Run:
+    def _repeat(self, kind: Part, feeds: Mapping[str, Array] | None, outputs: Sequence[str] | None = None) -> Run:
         if feeds is not None:
-            feeds = {**self.executor(kind).unit_seeds, **feeds, **dict(self.parameters.items())}
-        return Run(self._part(kind)[0], feeds)
+            feeds = {**self.executor(kind, outputs).unit_seeds, **feeds, **dict(self.parameters.items())}
+        return Run(self._part(kind, outputs)[0], feeds)
 
-    def _part(self, kind: Part) -> tuple[ir.Model, Signature]:
+    def _part(self, kind: Part, outputs: Sequence[str] | None = None) -> tuple[ir.Model, Signature]:
         program = self.program
         _check_not_half(program.signature, kind)
         if kind in ("forward", "loss"):
             return program.forward(loss=kind == "loss"), program.signature
         if kind in ("grad", "accumulate"):
             program = program.with_mode("grad" if kind == "grad" else "accumulate")
+            if outputs is not None:
+                gradients = [port.name for port in program.signature.outputs_of("gradient", "grad_buffer")]
+                return program.executable({*outputs, *gradients}), program.signature
         else:
             if self._split is None:
                 self._split = split_program(program, "fast")

@@ -11,11 +11,11 @@ _SMALL = 2**20
 """Bytes of all values together. Beyond, kernels take so long that nothing else is seen in the time."""
 
 
-def is_small(model: ir.Model) -> bool:
-    """Whether all values that *model* computes have known shapes, and are small together."""
+def is_small(graph: ir.Graph) -> bool:
+    """Whether all values that *graph* computes have known shapes, and are small together."""
     total = 0.0
-    for graph in all_graphs(model.graph):
-        for node in graph:
+    for each in all_graphs(graph):
+        for node in each:
             for value in node.outputs:
                 if value.shape is None or not value.shape.is_static():
                     return False

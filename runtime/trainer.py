@@ -188,8 +188,9 @@ class Trainer:
         measured: list[dict[str, float]] = []
         with _context(f"Step {step}"):
             for batch in micro_batches:
-                # Outputs that no metric reads stay where they are.
-                outputs = self.session.backward(_checked(batch), as_ortvalues=not self._metrics)
+                # Without metrics nobody reads the other outputs.
+                asked = None if self._metrics else self._loss
+                outputs = self.session.backward(_checked(batch), outputs=asked)
                 losses.append(_scalar(outputs[self._loss]))
                 if not math.isfinite(losses[-1]):
                     raise Error(f"The loss is {losses[-1]}; {_blame(batch)}")

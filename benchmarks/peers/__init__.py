@@ -33,7 +33,7 @@ BASELINE = "eager"
 OURS, CHECKPOINTED, OVERHEAD = "onnxgrad", "onnxgrad-checkpoint", "overhead"
 
 _ENTRIES = (
-    PeerEntry(OURS, "onnxgrad_session", None, "`onnxgrad.compile`, then `session.value_and_grad`", ours=True),
+    PeerEntry(OURS, "onnxgrad_session", None, "`onnxgrad.compile`, `session.value_and_grad` of the loss", ours=True),
     PeerEntry(
         CHECKPOINTED,
         "onnxgrad_checkpoint",

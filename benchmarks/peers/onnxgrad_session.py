@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from onnxruntime import OrtValue
 
 import onnxgrad
 from onnxgrad import compile as compile_model  # brings the compiler, as the other peers' imports bring theirs
@@ -35,18 +36,19 @@ class OnnxgradSession(Peer):
         self._session = self._program.session(providers=["CPUExecutionProvider"])
         self._inputs = {**self.files.inputs(), "labels": self.files.labels()}
         # Otherwise the first step would create the runtime's session, which belongs to the loaded state.
-        self._session.executor("grad")
+        self._loss = self._program.signature.loss
+        self._session.executor("grad", self._loss)
 
     def operations(self) -> Mapping[str, Callable[[], object]]:
         return {
             "forward": lambda: self._session.run(self._inputs, as_ortvalues=True),
-            "step": lambda: self._session.value_and_grad(self._inputs, as_ortvalues=True),
+            "step": self._step,
             "train": self._train,
             "adamw": lambda: self._training[1].step(),
         }
 
     def gradients(self) -> Mapping[str, np.ndarray]:
-        return self._session.grad(self._inputs)
+        return {name: np.array(gradient.numpy()) for name, gradient in self._step()[1].items()}
 
     @cached_property
     def _training(self) -> tuple[onnxgrad.Session, onnxgrad.AdamW]:
@@ -54,9 +56,13 @@ class OnnxgradSession(Peer):
         session = self._program.session(providers=["CPUExecutionProvider"])
         return session, onnxgrad.AdamW(session, lr=LEARNING_RATE)
 
+    def _step(self) -> tuple[Mapping[str, OrtValue], Mapping[str, OrtValue]]:
+        """The loss and the gradients, as the other peers give them."""
+        return self._session.value_and_grad(self._inputs, outputs=self._loss, as_ortvalues=True)
+
     def _train(self) -> None:
         session, optimizer = self._training
-        session.backward(self._inputs, as_ortvalues=True)
+        session.backward(self._inputs, outputs=self._loss, as_ortvalues=True)
         optimizer.step()
         session.zero_grad()
 

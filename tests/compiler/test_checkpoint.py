@@ -7,7 +7,9 @@ import onnx
 import pytest
 
 import onnxgrad
+from onnxgrad.passes.checkpoint import AS_GOOD, COUNTS
 from onnxgrad.passes.eliminate_common_subexpressions import RECOMPUTE
+from onnxgrad.passes.flops import count_flops
 from onnxgrad.passes.peak_memory import estimate_peak
 
 LAYERS, BATCH, WIDTH = 12, 256, 64
@@ -62,6 +64,21 @@ def test_the_gradients_are_the_same_and_the_estimate_falls(checkpoint: object, p
     assert program.signature == plain.signature
     assert peak(program) < (0.5 if checkpoint == "auto" else 0.8) * peak(plain)
     np.testing.assert_equal(gradients(program), gradients(plain))
+
+
+def test_the_number_is_chosen_that_repeats_least_of_those_with_hardly_more_than_the_least_peak() -> None:
+    def estimates(checkpoint: int | str) -> tuple[int, int]:
+        program = onnxgrad.compile(network(), loss="mse", checkpoint=checkpoint, assume_dims=SIZES)
+        graph = program.model.graph
+        graph.outputs[:] = [value for value in graph.outputs if str(value.name).endswith(".grad")]
+        repeated = [node for node in graph if RECOMPUTE in node.metadata_props]
+        return estimate_peak(graph, SIZES).bytes, count_flops(repeated, SIZES).total
+
+    tried = {estimates(count) for count in COUNTS}
+    least = min(peak for peak, _ in tried)
+    peak, flops = estimates("auto")
+    assert peak <= AS_GOOD * least
+    assert flops == min(flops for peak, flops in tried if peak <= AS_GOOD * least)
 
 
 def test_each_node_is_repeated_once_at_most(plain: onnxgrad.Program) -> None:
@@ -138,3 +155,15 @@ def test_the_joint_graph_can_be_differentiated_again() -> None:
 
     expected = second()
     np.testing.assert_allclose(second(checkpoint=3), expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def test_one_value_larger_than_all_others_does_not_draw_the_cuts() -> None:
+    """Behind it no layer is left to cut."""
+    model = network()
+    model.graph.node.append(onnx.helper.make_node("MatMul", [model.graph.output[0].name, "classes"], ["scores"]))
+    classes = np.random.default_rng(2).standard_normal((WIDTH, 500 * WIDTH), dtype=np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(classes, "classes"))
+    model.graph.output[0].name = "scores"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = classes.shape[1]
+    copies = recomputed(onnxgrad.compile(model, loss="cross_entropy", checkpoint=2, assume_dims=SIZES))
+    assert copies.count("Softmax") == 2 * LAYERS // 3

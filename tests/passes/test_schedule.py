@@ -133,3 +133,23 @@ def test_the_peak_and_what_it_is_made_of() -> None:
     assert peak.bytes == 2 * 100 * 64 * 4
     assert dict(peak.live) in ({"a": 25600, "s": 25600}, {"s": 25600, "y": 25600})
     assert estimate_peak(model.graph, {"B": 200}).bytes == 2 * peak.bytes
+
+
+def test_what_a_runtime_folds_takes_no_memory(tmp_path: Path) -> None:
+    """The zeros are an initializer when the graph runs, which is not written over; the folded output is written."""
+    model = parse("""g (float[2] x, bool c, int64[1, 1] i) => (float[1, 8192] y, float[1, 8192] z)
+    <float zero = {0}, int64[2] n = {1, 8192}> {
+        zeros = Expand (zero, n)
+        flat = Reshape (zeros, n)
+        more = Exp (flat)
+        one = ReduceSum <keepdims = 0> (x)
+        rows = Expand (one, n)
+        y = ScatterElements <axis = 1, reduction = "add"> (more, i, rows)
+        z = Identity (more)
+    }""")
+    assert estimate_peak(model.graph).bytes == 3 * 4 * 8192
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    loaded = onnx.load(tmp_path / "loaded.onnx").graph
+    assert not {"Exp", "Reshape"} & {node.op_type for node in loaded.node}

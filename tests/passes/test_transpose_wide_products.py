@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 import onnxgrad
+from onnxgrad.passes.differentiate import PASS
 from onnxgrad.passes.transpose_wide_products import TransposeWideProducts
 
 from .running import check_pass, operators, parse
@@ -75,3 +76,23 @@ def test_a_tied_embedding_accumulates() -> None:
         np.testing.assert_allclose(session.grads["w"], steps * expected, rtol=1e-4, atol=1e-4)
     fresh = session.grad({"tokens": tokens}, {"y": dy})["w"]
     np.testing.assert_allclose(fresh, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_waits_for_the_product_does_not_wait_for_its_transposition() -> None:
+    model = parse(
+        f"""g (float[5,{WIDE}] a, float[5,3] b) => (float[{WIDE},3] y, float[5,3] z)
+        <int64[1] zero = {{0}}, int64[2] none = {{0, 3}}> {{
+            p = Gemm <transA = 1> (a, b)
+            y = Neg (p)
+            s = Slice (p, zero, zero, zero)
+            r = Reshape <allowzero = 1> (s, none)
+            z = Concat <axis = 0> (b, r)
+        }}"""
+    )
+    (waiting,) = [node for node in model.graph if node.op_type == "Slice"]
+    waiting.metadata_props[PASS] = "schedule"
+    feeds = {"a": random(5, WIDE), "b": random(5, 3)}
+    assert check_pass(TransposeWideProducts(), model, feeds, rtol=1e-6, atol=1e-6)
+    product = waiting.inputs[0]
+    assert product is not None
+    assert [node.op_type for node in product.consumers()] in (["Slice", "Transpose"], ["Transpose", "Slice"])

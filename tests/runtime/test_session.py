@@ -422,4 +422,4 @@ def test_a_graph_that_the_runtime_does_not_take() -> None:
     )
     session = onnxgrad.compile(model, outputs="y").session()
     with pytest.raises(onnxgrad.Error, match=r"ONNX Runtime could not load the graph: .*com.example"):
-        session.grad({"x": X[:, :3]}, {"y": SEED})
+        session.value_and_grad({"x": X[:, :3]}, {"y": SEED})
