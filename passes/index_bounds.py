@@ -11,7 +11,7 @@ _SAME_INDICES = frozenset({"Cast", "Expand", "Flatten", "Identity", "Reshape", "
 def find_index_bounds(graph: ir.Graph) -> dict[str, int]:
     """For graph inputs that index an axis of known size (tokens, class labels): that size, the least of several.
 
-    Inputs are followed through operators that only move indices, and through a Where or Min that replaces some of them.
+    Inputs are followed through operators that only move indices, and through a Where that replaces some of them.
     """
     bounds = {}
     for value in graph.inputs:
@@ -29,8 +29,7 @@ def _indexed_sizes(value: ir.Value) -> list[int]:
             size = _indexed_size(node, index)
             if size is not None:
                 sizes.append(size)
-            replaced = (node.op_type == "Where" and index > 0) or node.op_type == "Min"
-            moved = (node.op_type in _SAME_INDICES and index == 0) or replaced
+            moved = (node.op_type in _SAME_INDICES and index == 0) or (node.op_type == "Where" and index > 0)
             if moved and node.domain == "" and node.outputs[0] not in seen:
                 seen.add(node.outputs[0])
                 values.append(node.outputs[0])

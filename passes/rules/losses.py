@@ -9,7 +9,6 @@ import onnx_ir as ir
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
 from .scattering import add_slices, chosen_elements
-from .sizes import size_of
 
 rules = Registry()
 
@@ -99,11 +98,10 @@ def _less_one_at_label(n: Primal, prob: Tensor) -> Tensor:
 
 def _labels(n: Primal) -> Tensor:
     """The labels, with those to ignore made 0, and other negative ones, which would count from the end, no class."""
-    op, ignored, labels = n.op, _ignored(n), n.required(1).unsqueeze([1]).cast(ir.DataType.INT64)
+    ignored, labels = _ignored(n), n.required(1).unsqueeze([1])
     if ignored is not None:
-        labels = op.Where(ignored, op.constant(0, labels.dtype), labels)
-    # -1 becomes -(C + 1), one below the least index; what is not negative stays.
-    return op.Min(labels, labels * (size_of(n.required(0), 1) + 1))
+        labels = n.op.Where(ignored, n.op.constant(0, labels.dtype), labels)
+    return n.op.Where(labels < 0, n.required(0).sizes([1]).cast(labels.dtype), labels)
 
 
 def _ignored(n: Primal) -> Tensor | None:

@@ -27,14 +27,6 @@ GRAPHS: dict[str, tuple[str, dict[str, int]]] = {
         }""",
         {"labels": 5},
     ),
-    "labels, of which negative ones become no class": (
-        """(float[N, 5] x, int64[N, 1] labels) => (float[N, 1] y) <int64 far = {6}> {
-            below = Mul (labels, far)
-            target = Min (labels, below)
-            y = GatherElements <axis = 1> (x, target)
-        }""",
-        {"labels": 5},
-    ),
     "the smaller of two axes": (
         """(float[7, 3] w, float[4, 3] v, int64[N] i) => (float[N, 3] y) {
             a = Gather (w, i)

@@ -116,22 +116,23 @@ def test_a_label_that_is_no_class_fails_in_the_gradient_alone(label: int) -> Non
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
 @pytest.mark.parametrize("op_type", ["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"])
 def test_labels_of_a_large_vocabulary(op_type: str, dtype: str) -> None:
-    """The last class is one, and none is counted from the end, also where the square of their number is no int32."""
-    classes = 70_000
+    """All classes are classes, and no label is counted from the end, with enough samples for the runtime's vectors."""
+    samples, classes = 9, 70_000
     model = onnx.parser.parse_model(
         '<ir_version: 13, opset_import: ["": 26]>'
-        f"loss (float[1, {classes}] x, {dtype}[1] label) => (float y)"
+        f"loss (float[{samples}, {classes}] x, {dtype}[{samples}] label) => (float y)"
         f"{{ y = {op_type} <ignore_index = -100> (x, label) }}"
     )
     (node,) = (joint := joint_graph(model, ["x"], BUILTIN_RULES)).graph.node[:1]
     joint.graph.node.remove(node)  # the loss itself, which checks its labels by other means
-    feeds = {"x": np.zeros((1, classes), np.float32), "y.grad_output": np.ones((), np.float32)}
-    for label in (0, classes - 1, -100):
-        (gradient,) = run_runtime(joint, {**feeds, "label": np.array([label], dtype)})
-        np.testing.assert_allclose(gradient[0, label], (label >= 0) * -1.0, atol=2e-5)
+    feeds = {"x": np.zeros((samples, classes), np.float32), "y.grad_output": np.ones((), np.float32)}
+    labels = np.array([0, 1, 46_340, 46_341, 50_256, 65_536, classes - 1, -100, 7], dtype)
+    (gradient,) = run_runtime(joint, {**feeds, "label": labels})
+    expected = np.where(labels == -100, 0, -1 / (samples - 1))
+    np.testing.assert_allclose(gradient[np.arange(samples), labels], expected, atol=2e-5)
     for label in (-1, -classes, -(2**31), classes):
         with pytest.raises(Exception, match=r"(?i)out of (range|bounds)|within the inclusive range"):
-            run_runtime(joint, {**feeds, "label": np.array([label], dtype)})
+            run_runtime(joint, {**feeds, "label": np.where(labels == 7, label, labels).astype(dtype)})
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
