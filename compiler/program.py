@@ -127,7 +127,10 @@ class Program:
         if outputs is not None:
             graph.outputs[:] = [value for value in graph.outputs if value.name in outputs]
             EliminateDeadCode()(model)
-            graph.inputs[:] = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
+            gives_gradients = any(port.name in outputs for port in self.signature.outputs_of("gradient", "grad_buffer"))
+            # A seed that no gradient depends on may be fed nevertheless, as to the whole graph.
+            seeds = {port.name for port in self.signature.inputs_of("grad_output")} if gives_gradients else set()
+            graph.inputs[:] = [v for v in graph.inputs if v.uses() or v.is_graph_output() or v.name in seeds]
         return model
 
     def forward(self, *, loss: bool = False) -> ir.Model:
