@@ -19,9 +19,6 @@ Pair = tuple[int, int]
 _FULL = 0.75
 """The least share that the channels have of the blocks that they are filled up to."""
 
-_FEWEST_POSITIONS = 25
-"""With fewer, to add up gradients of single samples, which are larger than those, takes longer than it saves."""
-
 
 class BlockConvolutions(ir.passes.InPlacePass):
     """Compute convolutions, and the gradients of their kernels, in blocks of channels where that is faster.
@@ -148,9 +145,9 @@ class _Emitter:
         many, channels = kernel[:2]
         if group == many > 1 == channels and many % ALIGNMENT == 0:
             return self._layout.correlate_depthwise(x, y, steps)
+        # To add up larger gradients of single samples takes longer than it saves.
         larger = prod(kernel) > prod(known_sizes(x, 1)) + prod(known_sizes(y, 1))
-        too_few = larger and prod(known_sizes(y, 2)) < _FEWEST_POSITIONS
-        if group == 1 and not too_few and self._fill_blocks(many):
+        if group == 1 and not larger and self._fill_blocks(many):
             return self._layout.correlate(x, y, steps)
         return None
 

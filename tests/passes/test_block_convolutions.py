@@ -196,14 +196,6 @@ def test_what_gains_nothing_stays(x: list[int | str], w: tuple[int, ...], attrib
     assert [form for form in blocked(laid_out) if form != "dw"] == []
 
 
-@pytest.mark.parametrize(("size", "forms"), [(10, ["dw"]), (8, [])])
-def test_gradients_larger_than_the_signals(size: int, forms: list[str]) -> None:
-    """Gradients of single samples are added up where enough positions pay for that."""
-    model = convolution([2, 64, size, size], (64, 64, 3, 3), pads=SAME, strides=[2, 2])
-    laid_out = in_blocks(onnxgrad.compile(model, wrt=["w"]))
-    assert [form for form in blocked(laid_out) if form == "dw"] == forms
-
-
 def test_float64_stays() -> None:
     program = onnxgrad.compile(convolution([2, 32, 14, 14], (32, 32, 3, 3)), wrt=["w"])
     model = program.executable()
