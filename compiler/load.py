@@ -26,7 +26,7 @@ class LoadedModel:
     """A forward model as it came.
 
     Attributes:
-        model: a graph of its own, which passes may change; external data stays memory-mapped.
+        model: a graph of its own, which passes may change; external data of its initializers stays memory-mapped.
         proto: the model as protobuf, unchanged, to write the tuned forward model back into.
         folder: where its external data lies; None if it did not come from a file.
     """
@@ -91,7 +91,7 @@ def _check(proto: onnx.ModelProto, folder: Path | None, name: str, path: Path | 
     if not all(isinstance(text, str) for text in texts):  # protobuf gives damaged text out as bytes
         raise InvalidModelError(f"{name} is not a valid ONNX model: its descriptions are not UTF-8; it may be damaged")
     external = False
-    for tensor in _tensors(proto):
+    for tensor in tensors_of(proto):
         if tensor.data_type not in onnx.TensorProto.DataType.values():
             raise InvalidModelError(f"Tensor {tensor.name!r} of {name} has the unknown element type {tensor.data_type}")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -196,7 +196,7 @@ def _wrong_size(tensor: onnx.TensorProto, name: str, found: str) -> InvalidModel
     )
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of *model*: in its graph, in inner graphs and in functions."""
     yield from _tensors_of_graph(model.graph)
     for function in model.functions:
@@ -230,8 +230,23 @@ def _deserialize(proto: onnx.ModelProto, folder: Path | None, name: str) -> ir.M
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
         if folder is not None:
             ir.external_data.set_base_dir(graph, folder)
+            _read_external(graph, initializers=graph is not model.graph)
         _own_names(graph)
     return model
+
+
+def _read_external(graph: ir.Graph, *, initializers: bool) -> None:
+    """Read the external data of the nodes' attributes, and of the *initializers* if told so: these are written again
+    as they are, wherever the graph goes, while those of the main graph are weights, which stay where they lie."""
+    read = ir.external_data.convert_tensors_from_external
+    for value in graph.initializers.values() if initializers else ():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            (value.const_value,) = read([value.const_value])
+    for node in graph:
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                (tensor,) = read([attribute.value])
+                node.attributes[name] = ir.AttrTensor(name, tensor, doc_string=attribute.doc_string)
 
 
 def _own_names(graph: ir.Graph) -> None:

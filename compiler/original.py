@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx.external_data_helper import load_external_data_for_tensor
 
 from ..passes.errors import InvalidModelError, UnsupportedError
-from .load import without_initializers
+from .load import tensors_of, without_initializers
 
 ORIGINAL_KEY = "onnxgrad.original"
 
@@ -43,7 +43,7 @@ def keep_original(original: onnx.ModelProto, folder: Path | None, joint: ir.Mode
                 if _same(named, initializers):
                     attribute.t.CopyFrom(_stub(attribute.t))
     if folder is not None:
-        for tensor in slim.graph.initializer:
+        for tensor in tensors_of(slim):
             if tensor.data_location == onnx.TensorProto.EXTERNAL and not _is_stub(tensor):
                 load_external_data_for_tensor(tensor, str(folder))
                 tensor.data_location = onnx.TensorProto.DEFAULT

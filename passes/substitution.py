@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
@@ -46,9 +46,14 @@ def move_before(node: ir.Node, count: int) -> None:
     """Move what a tape has appended to the graph of *node*, all behind its first *count* nodes, before *node*."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    appended = graph[count:]
-    graph.remove(appended)
-    graph.insert_before(node, appended)
+    graph.insert_before(node, _taken_off(graph, count))
+
+
+def move_after(node: ir.Node, count: int) -> None:
+    """As `move_before`, but to where *node* comes first."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    graph.insert_after(node, _taken_off(graph, count))
 
 
 def can_take_name(new: ir.Value, old: ir.Value, protected: Collection[str] = ()) -> bool:
@@ -91,3 +96,10 @@ def subgraphs_of(attribute: ir.Attr) -> list[ir.Graph]:
     if attribute.type == ir.AttributeType.GRAPHS:
         return list(attribute.as_graphs())
     return []
+
+
+def _taken_off(graph: ir.Graph, count: int) -> Sequence[ir.Node]:
+    """The nodes behind the first *count*, which are no longer in the graph."""
+    appended = graph[count:]
+    graph.remove(appended)
+    return appended

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from .differentiate import PASS
 from .peak_memory import Lifetimes
+from .substitution import move_after
 from .tape import Tape
 
 LARGE = 0.25
@@ -74,9 +75,7 @@ def make_wait(op: Tape, late: ir.Node, early: ir.Node) -> None:
     sizes = [0, *(dim for dim in result.shape[1:] if isinstance(dim, int))]
     waited = op.Concat(op.tensor(result), op.Reshape(none, op.ints(sizes), allowzero=1), axis=0)
     waited.value.shape = result.shape
-    appended = op.graph[count:]
-    op.graph.remove(appended)
-    op.graph.insert_after(late, appended)
+    move_after(late, count)
     for node, index in read:
         node.replace_input_with(index, waited.value)
 

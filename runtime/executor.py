@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import tempfile
@@ -17,6 +18,7 @@ import onnxruntime as ort
 
 from ..compiler.save import EXTERNAL_DATA_THRESHOLD, save_model
 from ..compiler.signature import Port, Signature
+from ..compiler.write import write_protobuf
 from ..passes.checkpoint import is_checkpointed
 from ..passes.errors import Error, InputError
 from .buffers import Buffers, np_dtype
@@ -320,7 +322,9 @@ def create_session(
     weights = [v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None]
     try:
         if sum(weights) <= EXTERNAL_DATA_THRESHOLD:
-            proto = ir.to_proto(model).SerializeToString()
+            file = io.BytesIO()
+            write_protobuf(model, file)
+            proto = file.getvalue()
             return ort.InferenceSession(proto, options, providers=list(providers), disabled_optimizers=_UNDOING)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"

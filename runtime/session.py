@@ -25,6 +25,7 @@ from .buffers import Buffers, Layout
 from .device import Provider, device_of, resolve_providers
 from .executor import Executor
 from .feeds import Array
+from .named_feeds import name_feeds
 from .pullback import Pullback
 from .slots import capturing
 
@@ -100,7 +101,7 @@ class Session:
         """The forward outputs alone, by name, without seeds; with the *loss* if asked for, which needs the labels."""
         kind: Part = "loss" if loss else "forward"
         executor = self.executor(kind)
-        feeds = self._feeds(executor, inputs, None)
+        feeds = name_feeds(executor, self._fed, inputs, None)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
         if self._detects_anomalies:
             self._check_finite(kind, feeds, results)
@@ -143,7 +144,7 @@ class Session:
         Raises InputError as `grad` does, and for a name that is neither an output nor the loss.
         """
         executor = self.executor("grad", outputs)
-        feeds = self._feeds(executor, inputs, grad_outputs)
+        feeds = name_feeds(executor, self._fed, inputs, grad_outputs)
         results = executor.run(feeds, self.parameters, as_ortvalues=as_ortvalues)
         if self._detects_anomalies:
             self._check_finite("grad", feeds, results, outputs=outputs)
@@ -165,7 +166,7 @@ class Session:
         Raises InputError as that does, and if something other than parameters of fixed shape was differentiated.
         """
         executor = self.executor("accumulate", outputs)
-        feeds = self._feeds(executor, inputs, grad_outputs)
+        feeds = name_feeds(executor, self._fed, inputs, grad_outputs)
         self._check_accumulable()
         with self._backward:
             results = executor.run(feeds, self.parameters, self.grads, as_ortvalues=as_ortvalues)
@@ -187,7 +188,7 @@ class Session:
             forward_feeds: what the forward part was fed that gave the residuals, for `detect_anomaly`.
         """
         executor = self.executor("pullback_accumulate" if accumulate else "pullback")
-        feeds = self._feeds(executor, residuals, grad_outputs)
+        feeds = name_feeds(executor, self._fed, residuals, grad_outputs)
         if accumulate:
             self._check_accumulable()
             with self._backward:
@@ -237,7 +238,7 @@ class Session:
             loss: give the loss too, if the program has one.
         """
         executor = self.executor("residuals")
-        feeds = self._feeds(executor, inputs, None)
+        feeds = name_feeds(executor, self._fed, inputs, None)
         results = executor.run(feeds, self.parameters, as_ortvalues=True)
         if self._detects_anomalies:
             own = [port.name for port in executor.signature.outputs_of("output", "loss")]
@@ -370,43 +371,6 @@ class Session:
             program = self._split.forward if kind == "residuals" else self._split.backward
             program = program.with_mode("accumulate" if kind == "pullback_accumulate" else "grad")
         return program.executable(), program.signature
-
-    def _feeds(
-        self, executor: Executor, inputs: Mapping[str, Array], grad_outputs: Mapping[str, Array] | None
-    ) -> Mapping[str, np.ndarray | ort.OrtValue]:
-        """What the graph is fed, by its own names; seeds that nobody gave are left out."""
-        _check_mapping("inputs", inputs)
-        if grad_outputs is not None:
-            _check_mapping("grad_outputs", grad_outputs)
-        arrays = inputs
-        if not inputs.keys() <= executor.fed.keys():
-            # What this part of the graph does not need (labels, to compute the forward outputs) may be in the batch.
-            arrays = {name: array for name, array in inputs.items() if name in executor.fed or name not in self._fed}
-        if grad_outputs or executor.needs_seeds:
-            arrays = {**arrays, **_seeds(executor, grad_outputs or {})}
-        return executor.check(arrays)
-
-
-def _check_mapping(argument: str, arrays: object) -> None:
-    if not isinstance(arrays, Mapping):
-        raise InputError(f"{argument} maps names to arrays; it is of type {type(arrays).__name__}")
-
-
-def _seeds(executor: Executor, given: Mapping[str, Array]) -> dict[str, Array]:
-    """The cotangents that are *given* for outputs, by the graph's own names. Raises InputError for unfit names."""
-    seeds = executor.seeds
-    unknown = [name for name in given if name not in seeds]
-    if unknown:
-        raise InputError(
-            f"grad_outputs: {unknown[0]!r} is not differentiated; the outputs are {', '.join(map(repr, seeds))}"
-        )
-    missing = [name for name, port in seeds.items() if not port.optional and name not in given]
-    if missing:
-        raise InputError(
-            f"Output {missing[0]!r} has more than one element, so its gradient needs a seed: "
-            f"pass grad_outputs={{{missing[0]!r}: …}} of its shape (ones for the gradient of its sum)"
-        )
-    return {seeds[name].name: array for name, array in given.items()}
 
 
 def _check_not_half(signature: Signature, kind: Part) -> None:

@@ -35,12 +35,13 @@ class AdamRule:
     def coefficients(self, step: int, lr: float, weight_decay: float) -> dict[str, float]:
         beta1, beta2 = self.betas
         root = math.sqrt(1 - beta2**step)
-        values = {"minus_step_size": -lr * root / (1 - beta1**step), "eps": self.eps * root}
-        if self.decays and self.decoupled:
-            values["shrink"] = 1 - lr * weight_decay
-        elif self.decays:
-            values["weight_decay"] = weight_decay
-        return values
+        values = {
+            "minus_step_size": -lr * root / (1 - beta1**step),
+            "eps": self.eps * root,
+            "shrink": 1 - lr * weight_decay,
+            "weight_decay": weight_decay,
+        }
+        return {name: values[name] for name in self.scalars}
 
     def next_states(
         self, gradient: Tensor, states: Mapping[str, Tensor], scalars: Mapping[str, Tensor], axpy: Axpy

@@ -7,13 +7,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ..eliminate_common_subexpressions import is_random
 from ..subgraphs import all_graphs
 from ..substitution import subgraphs_of
 from ..tape import Tape
-
-_RANDOM = frozenset(
-    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
-)
 
 
 def read_from(backward: ir.Graph, forward: ir.Graph) -> list[ir.Value]:
@@ -25,7 +22,7 @@ def read_from(backward: ir.Graph, forward: ir.Graph) -> list[ir.Value]:
 def draws_random_values(node: ir.Node) -> bool:
     """Whether the node, or one in its subgraphs, run again, may give other values."""
     graphs = [inner for each in node.attributes.values() for graph in subgraphs_of(each) for inner in all_graphs(graph)]
-    return any(each.op_type in _RANDOM for each in (node, *(inner for graph in graphs for inner in graph)))
+    return any(is_random(each) for each in (node, *(inner for graph in graphs for inner in graph)))
 
 
 def run_again(backward: Tape, node: ir.Node, copies: Mapping[ir.Value, ir.Value]) -> dict[ir.Value, ir.Value]:
