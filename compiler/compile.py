@@ -17,6 +17,7 @@ from ..passes.gradient_marks import MarkGradients
 from ..passes.lower_convolutions import LowerConvolutions
 from ..passes.lower_correlations import LowerCorrelations
 from ..passes.lower_opset import LowerOpset
+from ..passes.lower_scatter import LowerScatter
 from ..passes.pool_before_relu import PoolBeforeRelu
 from ..passes.registry import Registry
 from ..passes.rules import BUILTIN_RULES
@@ -166,6 +167,7 @@ def compile(
                 if checkpoint is not None or memory_budget is not None
                 else []
             ),
+            LowerScatter(),
             LowerOpset(opset),
             LowerCorrelations(rules, protected),
             Schedule(assume_dims, joint.forward),

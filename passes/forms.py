@@ -8,7 +8,7 @@ the rule expects to be the fastest; `runtime.tuning` measures instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .tape import Tensor
 
@@ -25,6 +25,7 @@ class Alternatives:
             reading nothing else of a graph.
         expected: the form that is expected to be the fastest.
         plain: the form in the fewest nodes, whose own derivative with respect to the cotangent is as plain.
+        positions: for each operand of integers, by number, the operand and the axis along which it holds positions.
     """
 
     family: str
@@ -33,6 +34,7 @@ class Alternatives:
     forms: Mapping[str, Callable[..., Tensor]]
     expected: str
     plain: str
+    positions: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     def emit(self, form: str) -> Tensor:
         """The cotangent in the form of that name."""

@@ -27,7 +27,7 @@ from .timing import time_in_turns
 from .tuning_cache import TuningCache
 
 _MEASURED = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
-"""The dtypes of which there are random operands."""
+"""The dtypes of operands other than positions of which there are random ones."""
 _HOPELESS = 1.5
 """A form that takes as many times as long as the fastest in the first round is not measured again."""
 _MOST_BYTES = 4 << 30
@@ -80,7 +80,7 @@ class Tuner:
 
     def __call__(self, alternatives: Alternatives) -> str:
         """The name of the form to take."""
-        if len(alternatives.forms) == 1 or any(operand.dtype not in _MEASURED for operand in alternatives.operands):
+        if len(alternatives.forms) == 1 or not _has_samples(alternatives):
             return alternatives.expected
         shapes = [
             [size_of_dim(dim, self._sizes) for dim in operand.value.shape or ()] for operand in alternatives.operands
@@ -139,8 +139,12 @@ class Tuner:
         """Operands on the device."""
         generator = np.random.default_rng(0)
         feeds = []
-        for operand, shape in zip(alternatives.operands, shapes, strict=True):
-            array = generator.standard_normal(shape, np.float32).astype(operand.dtype.numpy(), copy=False)
+        for index, (operand, shape) in enumerate(zip(alternatives.operands, shapes, strict=True)):
+            if index in alternatives.positions:
+                indexed, axis = alternatives.positions[index]
+                array = generator.integers(shapes[indexed][axis], size=shape, dtype=operand.dtype.numpy())
+            else:
+                array = generator.standard_normal(shape, np.float32).astype(operand.dtype.numpy(), copy=False)
             feeds.append(ort.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.index))
         return feeds
 
@@ -173,6 +177,14 @@ class Tuner:
         for step in passes:
             step.call(model)
         return model
+
+
+def _has_samples(alternatives: Alternatives) -> bool:
+    """Whether there are random operands: floats, and positions along an axis of one of them."""
+    return all(
+        operand.dtype in _MEASURED or index in alternatives.positions
+        for index, operand in enumerate(alternatives.operands)
+    )
 
 
 def _fastest(seconds: Mapping[str, float], expected: str) -> str:

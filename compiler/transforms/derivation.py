@@ -18,6 +18,7 @@ from ...passes.differentiate import PASS, differentiate
 from ...passes.errors import InputError, UnsupportedError
 from ...passes.lower_correlations import LowerCorrelations
 from ...passes.lower_opset import LowerOpset
+from ...passes.lower_scatter import LowerScatter
 from ...passes.pushforward import pushforward
 from ...passes.registry import Registry
 from ...passes.rules import BUILTIN_RULES
@@ -232,7 +233,15 @@ def finish(
         rules: the VJP rules, which choose the forms of gradients.
     """
     optimize(pipeline, protected)
-    pipeline.run([ChooseResiduals(forward), LowerOpset(opset), LowerCorrelations(rules, protected), Schedule()])
+    pipeline.run(
+        [
+            ChooseResiduals(forward),
+            LowerScatter(),
+            LowerOpset(opset),
+            LowerCorrelations(rules, protected),
+            Schedule(),
+        ]
+    )
 
 
 def written(model: ir.Model, source: ModelLike, to: str | os.PathLike[str] | None) -> ModelLike:

@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from .scattered_slices import sums_of_slices
 from .scattering import (
     add_elements,
-    add_slices,
     chosen_elements,
     merge_axes,
     put_at_flat_positions,
@@ -30,13 +30,13 @@ rules = Registry()
 @rules.vjp("Gather", inputs=(0,))
 def gather(n: Primal, dy: Tensor) -> Cotangent:
     """The cotangents of all reads of a slice are added up; a Pad where the slices are known to be neighbours."""
-    op, x, indices, axis = n.op, n.required(0), n.required(1), n.axis(0)
+    x, indices, axis = n.required(0), n.required(1), n.axis(0)
 
     def cotangent() -> Tensor:
         slices = merge_axes(dy, axis, axis + indices.rank)
         first = _first_of_neighbours(indices)
         if first is None:
-            return add_slices(op.zeros_like(x), indices.reshape([-1]), slices, axis)
+            return n.fastest(sums_of_slices(x, indices.reshape([-1]), slices, axis))
         size = size_of(x, axis)
         before = first if first >= 0 else size + first
         return zero_pad(slices, {axis: (before, size - before - size_of(slices, axis))})
@@ -78,9 +78,9 @@ def gather_nd(n: Primal, dy: Tensor) -> Cotangent:
         depth = x.rank + indices.rank - 1 - batch_axes - dy.rank
 
     def cotangent() -> Tensor:
-        zeros = merge_axes(n.op.zeros_like(x), 0, batch_axes + depth)
+        rows = merge_axes(x, 0, batch_axes + depth)
         positions = row_positions(x, indices, depth, batch_axes).reshape([-1])
-        return add_slices(zeros, positions, merge_axes(dy, 0, indices.rank - 1), 0).reshape_like(x)
+        return n.fastest(sums_of_slices(rows, positions, merge_axes(dy, 0, indices.rank - 1), 0)).reshape_like(x)
 
     return cotangent
 

@@ -19,7 +19,8 @@ MOST_COMPARED = 64
 """Beyond so many elements to choose from, scattering is faster than comparing all with the index."""
 LEAST_BEHIND = 64
 """The fewest elements behind the axis with which ONNX Runtime is fast at broadcasting along it."""
-_NARROW = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+NARROW = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+"""Types in which sums of many are too inexact, and which ONNX Runtime does not scatter with a reduction."""
 
 
 def add_elements(data: Tensor, indices: Tensor, updates: Tensor, axis: int) -> Tensor:
@@ -28,7 +29,7 @@ def add_elements(data: Tensor, indices: Tensor, updates: Tensor, axis: int) -> T
     float16 and bfloat16 are added up in float32, which is more exact, and the only type that ONNX Runtime can
     scatter-add.
     """
-    if data.dtype not in _NARROW:
+    if data.dtype not in NARROW:
         return data.op.ScatterElements(data, indices, updates, axis=axis, reduction="add")
     wide = ir.DataType.FLOAT
     return add_elements(data.cast(wide), indices, updates.cast(wide), axis).cast(data.dtype)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from .scattered_slices import combine_rows
 from .scattering import merge_axes, row_positions
 from .sizes import count_up_to, size_of
 from .slicing import crop
@@ -51,11 +52,7 @@ def scatter_nd(n: Primal, dy: Tensor) -> Sequence[Cotangent]:
         depth = indices.rank - 1 + x.rank - updates.rank
         rows = merge_axes(updates, 0, indices.rank - 1)
         positions = row_positions(x, indices, depth).reshape([-1])
-        if rows.rank > 1:
-            positions = positions.unsqueeze(range(1, rows.rank))
-            positions = op.Expand(positions, rows.sizes())
-        merged = merge_axes(data, 0, depth)
-        return op.ScatterElements(merged, positions, rows, axis=0, reduction=reduction).reshape_like(data)
+        return combine_rows(merge_axes(data, 0, depth), positions, rows, reduction).reshape_like(data)
 
     return _scatter(n, dy, read, write)
 

@@ -10,6 +10,8 @@ import torch
 
 import onnxgrad
 from onnxgrad.passes.errors import UnsupportedError
+from onnxgrad.passes.forms import Alternatives
+from onnxgrad.passes.registry import Registry
 from onnxgrad.passes.rules import BUILTIN_RULES, scattering
 
 from .checking import check_rule, joint_graph, run_runtime
@@ -51,6 +53,54 @@ def test_gather(indices: np.ndarray, axis: int, constants: list[int]) -> None:
         second_order=axis == 1,
         runtime_dtypes=(np.float32, np.float16) if axis == 1 else (np.float32,),
     )
+
+
+@pytest.mark.parametrize("form", ["slices", "elements", "product"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("indices", [np.array([2, 0, 2, -1, 0]), np.array([[1, 1], [-3, 1]], dtype=np.int32)])
+def test_each_form_of_the_gradient_of_gather(form: str, axis: int, indices: np.ndarray) -> None:
+    def choose(alternatives: Alternatives) -> str:
+        return form if form in alternatives.forms else alternatives.expected
+
+    check_rule(
+        "Gather",
+        [sample(4, 5, 4), indices],
+        attributes={"axis": axis},
+        torch_function=lambda x, i: x[(slice(None),) * axis + (i.long(),)],
+        runtime_dtypes=(np.float32, np.float16) if axis == 0 else (np.float32,),
+        rules=Registry(BUILTIN_RULES, choose=choose),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "reads", "operator"),
+    [
+        ((3, 64), 500, "Gemm"),
+        ((64, 32), 500, "Gemm"),
+        ((64, 16), 500, "ScatterElements"),
+        ((65, 64), 500, "ScatterElements"),
+        (("n", 64), "m", "ScatterElements"),
+    ],
+)
+def test_reads_of_few_positions_are_added_up_by_a_product(
+    shape: tuple[int | str, ...], reads: int | str, operator: str
+) -> None:
+    rows, columns = shape
+    forward = _model(
+        f"g (float[{rows}, {columns}] x, int64[{reads}] i) => (float[{reads}, {columns}] y) {{ y = Gather(x, i) }}"
+    )
+    operators = {node.op_type for node in joint_graph(forward, ["x"], BUILTIN_RULES).graph.node}
+    assert operators & {"Gemm", "ScatterElements"} == {operator}
+
+
+@pytest.mark.parametrize(("rows", "reads", "rank"), [(100, 400, 1), (100, 399, 2), ("n", "m", 1), (5000, "m", 2)])
+def test_many_reads_of_each_position_have_indices_in_a_vector(rows: int | str, reads: int | str, rank: int) -> None:
+    """ONNX Runtime takes them faster than a matrix of indices, but the sums are then written once more."""
+    forward = _model(f"g (float[{rows}, 8] x, int64[{reads}] i) => (float[{reads}, 8] y) {{ y = Gather(x, i) }}")
+    joint = onnx.shape_inference.infer_shapes(joint_graph(forward, ["x"], BUILTIN_RULES))
+    (scatter,) = [node for node in joint.graph.node if node.op_type == "ScatterElements"]
+    (index,) = [value for value in joint.graph.value_info if value.name == scatter.input[1]]
+    assert len(index.type.tensor_type.shape.dim) == rank
 
 
 def test_gather_of_a_vector() -> None:

@@ -154,6 +154,21 @@ def test_the_forms_of_a_pool_are_measured(folder: Path) -> None:
     np.testing.assert_array_equal(program.session().grad({"x": x}, {"y": seed})["x"], expected)
 
 
+def test_the_forms_of_sums_at_positions_are_measured(folder: Path) -> None:
+    """At random positions of the size that is read from."""
+    text = "net (float[6, 8] x, int64[batch] i) => (float[batch, 8] y) { y = Gather(x, i) }"
+    choose, measured = tuner(folder)
+    program = onnxgrad.compile(parse(text), wrt="inputs", tune=choose)
+    assert measured == ["sums of slices at positions, 6×8 · 2 · 2×8"]
+    (entry,) = json.loads((folder / "tuning.json").read_text())["measured"]
+    assert entry["seconds"].keys() == {"slices", "elements", "product"}
+    x, seed = random(6, 8), random(3, 8, seed=1)
+    expected = np.zeros_like(x)
+    np.add.at(expected, [5, 1, 5], seed)
+    gradients = program.session().grad({"x": x, "i": np.array([5, 1, -1])}, {"y": seed})
+    np.testing.assert_allclose(gradients["x"], expected, rtol=1e-6)
+
+
 def test_what_was_measured_decides_against_what_is_expected(folder: Path) -> None:
     """The times in the cache are turned around; the program then has the other form."""
     choose, _ = tuner(folder)

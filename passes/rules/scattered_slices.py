@@ -1,0 +1,124 @@
+"""The adjoint of reading slices at computed positions that may repeat, in its exact forms.
+
+ONNX Runtime adds up at repeated positions on one thread of the CPU, in ScatterElements: an element takes about 4 ns
+where indices are a vector, 5 to 17 where they have two axes. Slices of few positions are sums by a matrix product in
+less time than that.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import onnx_ir as ir
+
+from ..forms import Alternatives
+from ..tape import Tensor
+from .scattering import NARROW, add_slices, merge_axes
+
+_SLICES, _ELEMENTS, _PRODUCT = "slices", "elements", "product"
+"""The forms: indices in the shape of the slices, in one vector, and a matrix product with ones at the positions."""
+
+MOST_IN_PRODUCT = 64
+"""Up to so many positions to choose from, the product is expected to be faster than to scatter."""
+_READS_OF_EACH = 4
+"""From so many reads of each position on, indices in a vector are worth a second copy of the sums, in their shape."""
+_LARGEST_INT32 = 2**31 - 1
+
+
+def sums_of_slices(like: Tensor, positions: Tensor, slices: Tensor, axis: int) -> Alternatives:
+    """Zeros of the shape of *like* with *slices* along *axis* added at *positions*, 1-D; negative ones from the end.
+
+    float16 and bfloat16 are added up in float32.
+    """
+
+    def by_slices(like: Tensor, positions: Tensor, slices: Tensor) -> Tensor:
+        return add_slices(like.op.zeros_like(like), positions, slices, axis)
+
+    def by_elements(like: Tensor, positions: Tensor, slices: Tensor) -> Tensor:
+        return _combine_elements(like.op.zeros_like(like), positions, slices, axis, "add")
+
+    def by_product(like: Tensor, positions: Tensor, slices: Tensor) -> Tensor:
+        return _product(like, positions, slices, axis)
+
+    forms = {_SLICES: by_slices}
+    if like.rank > 1:
+        forms[_ELEMENTS] = by_elements
+        if isinstance(like.shape[axis], int):
+            forms[_PRODUCT] = by_product
+    return Alternatives(
+        "sums of slices at positions",
+        (like, positions, slices),
+        {"axis": axis},
+        forms,
+        expected=_expected(like, positions, axis),
+        plain=_SLICES,
+        positions={1: (0, axis)},
+    )
+
+
+def combine_rows(data: Tensor, positions: Tensor, rows: Tensor, reduction: str) -> Tensor:
+    """*data* with *rows* combined with its slices along axis 0 at *positions* (1-D), as ScatterElements does."""
+    return _combine_elements(data, positions, rows, 0, reduction)
+
+
+def _combine_elements(data: Tensor, positions: Tensor, slices: Tensor, axis: int, reduction: str) -> Tensor:
+    op, dtype = data.op, data.dtype
+    wide = ir.DataType.FLOAT if dtype in NARROW else dtype
+    indices = positions if data.rank == 1 else _flat_indices(data, positions, axis).reshape([-1])
+    flat, updates = (tensor.reshape([-1]).cast(wide) for tensor in (data, slices))
+    combined = op.ScatterElements(flat, indices, updates, axis=0, reduction=reduction)
+    return combined.cast(dtype).reshape_like(data)
+
+
+def _expected(like: Tensor, positions: Tensor, axis: int) -> str:
+    """The product for few positions, unless its matrix were larger than the slices' indices."""
+    size, reads = like.shape[axis], positions.shape[0]
+    others = [dim for dim in (*like.shape[:axis], *like.shape[axis + 1 :]) if isinstance(dim, int)]
+    if like.rank == 1:
+        return _SLICES
+    if not isinstance(size, int):
+        return _ELEMENTS
+    if size <= MOST_IN_PRODUCT and size <= 2 * prod(others):
+        return _PRODUCT
+    return _ELEMENTS if isinstance(reads, int) and reads >= _READS_OF_EACH * size else _SLICES
+
+
+def _flat_indices(like: Tensor, positions: Tensor, axis: int) -> Tensor:
+    """Where each element of the slices goes among the elements of *like* in row-major order."""
+    known = like.static_shape
+    dtype = ir.DataType.INT32 if known is not None and prod(known) <= _LARGEST_INT32 else ir.DataType.INT64
+    behind = like.count(range(axis + 1, like.rank), dtype=dtype)
+    if axis == 0:
+        # Counted from the end, a position gives indices that are, too.
+        return (positions.cast(dtype) * behind).unsqueeze([1]) + _range(behind)
+    indices = (_from_start(positions, like, axis).cast(dtype) * behind).unsqueeze([1]) + _range(behind)
+    before, stride = like.count(range(axis), dtype=dtype), like.count(range(axis, like.rank), dtype=dtype)
+    return (_range(before) * stride).unsqueeze([1, 2]) + indices
+
+
+def _product(like: Tensor, positions: Tensor, slices: Tensor, axis: int) -> Tensor:
+    """The slices times a matrix with a one where a position is that of a row."""
+    op, dtype = like.op, slices.dtype
+    wide = ir.DataType.FLOAT if dtype in NARROW else dtype
+    rows = like.sizes([axis]).cast(ir.DataType.INT64)
+    numbers = _range(rows.squeeze([0])).unsqueeze([1])
+    ones = numbers.equals(_from_start(positions, like, axis)).cast(wide)
+    slices = slices.cast(wide)
+    if axis == like.rank - 1:
+        total = slices @ ones.transpose([1, 0])
+    else:
+        merged = merge_axes(slices, axis + 1, like.rank)
+        total = op.Gemm(ones, merged) if axis == 0 else ones @ merged
+    return total.cast(dtype).reshape_like(like)
+
+
+def _from_start(positions: Tensor, like: Tensor, axis: int) -> Tensor:
+    """*positions*, of which negative ones count from the end, in int64 and counted from the start."""
+    positions = positions.cast(ir.DataType.INT64)
+    return positions.op.Where(positions < 0, positions + like.sizes([axis]), positions)
+
+
+def _range(count: Tensor) -> Tensor:
+    """0, 1, 2, … below a scalar, in its dtype."""
+    op = count.op
+    return op.Range(op.constant(0, count.dtype), count, op.constant(1, count.dtype))
