@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
 from ..passes.block_convolutions import BlockConvolutions
 from ..passes.blocked_layout import ALIGNMENT, DOMAIN
+from ..passes.scatter_in_pieces import ScatterInPieces, adds_slices
 from ..passes.transpose_wide_products import TransposeWideProducts
 
 
@@ -18,6 +21,47 @@ def adapt_to_processor(model: ir.Model) -> None:
     block = block_size()
     if block is not None:
         BlockConvolutions(block).call(model)
+    if any(adds_slices(node) for node in model.graph):
+        most = scattered_on_one_thread()
+        if most is not None:
+            ScatterInPieces(most).call(model)
+
+
+_SCATTERED = 190_000
+"""How many elements ONNX Runtime 1.31 adds in one ScatterND before a second thread helps, less a margin."""
+_WIDTH = 64
+_TRIALS = 20
+
+
+@cache
+def scattered_on_one_thread() -> int | None:
+    """How many elements a ScatterND adds on one thread (`passes.scatter_in_pieces`); None if that is not so.
+
+    It is tried with all updates at one position, of which several threads lose some nearly every time.
+    """
+    rows = _SCATTERED // _WIDTH
+    inputs = [
+        ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        for name, dtype, shape in (
+            ("data", ir.DataType.FLOAT, [1, _WIDTH]),
+            ("indices", ir.DataType.INT64, [rows, 1]),
+            ("updates", ir.DataType.FLOAT, [rows, _WIDTH]),
+        )
+    ]
+    y = ir.Value(name="y", type=inputs[0].type)
+    node = ir.node("ScatterND", inputs, {"reduction": "add"}, outputs=[y])
+    graph = ir.Graph(inputs, [y], nodes=[node], opset_imports={"": 18}, name="scatter")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = max(os.cpu_count() or 1, 4)
+    proto = ir.to_proto(ir.Model(graph, ir_version=8)).SerializeToString()
+    session = ort.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+    feeds = {
+        "data": np.zeros((1, _WIDTH), np.float32),
+        "indices": np.zeros((rows, 1), np.int64),
+        "updates": np.ones((rows, _WIDTH), np.float32),
+    }
+    counts = (session.run(None, feeds)[0] for _ in range(_TRIALS))
+    return _SCATTERED if all(bool((count == rows).all()) for count in counts) else None
 
 
 @cache

@@ -1,8 +1,9 @@
 """The adjoint of reading slices at computed positions that may repeat, in its exact forms.
 
 ONNX Runtime adds up at repeated positions on one thread of the CPU, in ScatterElements: an element takes about 4 ns
-where indices are a vector, 5 to 17 where they have two axes. Slices of few positions are sums by a matrix product in
-less time than that.
+where indices are a vector, 5 to 17 where they have two axes. But of those, where sizes are known, a session makes what
+takes 1 (`ScatterInPieces`), and the sums need not be written a second time, in their shape. Slices of few positions are
+added up by a matrix product in as little.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ from .scattering import NARROW, add_slices, merge_axes
 _SLICES, _ELEMENTS, _PRODUCT = "slices", "elements", "product"
 """The forms: indices in the shape of the slices, in one vector, and a matrix product with ones at the positions."""
 
-MOST_IN_PRODUCT = 64
+MOST_IN_PRODUCT = 16
 """Up to so many positions to choose from, the product is expected to be faster than to scatter."""
-_READS_OF_EACH = 4
-"""From so many reads of each position on, indices in a vector are worth a second copy of the sums, in their shape."""
 _LARGEST_INT32 = 2**31 - 1
 
 
@@ -50,7 +49,7 @@ def sums_of_slices(like: Tensor, positions: Tensor, slices: Tensor, axis: int) -
         (like, positions, slices),
         {"axis": axis},
         forms,
-        expected=_expected(like, positions, axis),
+        expected=_expected(like, axis),
         plain=_SLICES,
         positions={1: (0, axis)},
     )
@@ -58,6 +57,8 @@ def sums_of_slices(like: Tensor, positions: Tensor, slices: Tensor, axis: int) -
 
 def combine_rows(data: Tensor, positions: Tensor, rows: Tensor, reduction: str) -> Tensor:
     """*data* with *rows* combined with its slices along axis 0 at *positions* (1-D), as ScatterElements does."""
+    if reduction == "add" and data.static_shape is not None and rows.static_shape is not None:
+        return add_slices(data, positions, rows, 0)
     return _combine_elements(data, positions, rows, 0, reduction)
 
 
@@ -70,17 +71,15 @@ def _combine_elements(data: Tensor, positions: Tensor, slices: Tensor, axis: int
     return combined.cast(dtype).reshape_like(data)
 
 
-def _expected(like: Tensor, positions: Tensor, axis: int) -> str:
+def _expected(like: Tensor, axis: int) -> str:
     """The product for few positions, unless its matrix were larger than the slices' indices."""
-    size, reads = like.shape[axis], positions.shape[0]
+    size = like.shape[axis]
     others = [dim for dim in (*like.shape[:axis], *like.shape[axis + 1 :]) if isinstance(dim, int)]
     if like.rank == 1:
         return _SLICES
     if not isinstance(size, int):
         return _ELEMENTS
-    if size <= MOST_IN_PRODUCT and size <= 2 * prod(others):
-        return _PRODUCT
-    return _ELEMENTS if isinstance(reads, int) and reads >= _READS_OF_EACH * size else _SLICES
+    return _PRODUCT if size <= MOST_IN_PRODUCT and size <= 2 * prod(others) else _SLICES
 
 
 def _flat_indices(like: Tensor, positions: Tensor, axis: int) -> Tensor:

@@ -76,9 +76,9 @@ def test_each_form_of_the_gradient_of_gather(form: str, axis: int, indices: np.n
     ("shape", "reads", "operator"),
     [
         ((3, 64), 500, "Gemm"),
-        ((64, 32), 500, "Gemm"),
-        ((64, 16), 500, "ScatterElements"),
-        ((65, 64), 500, "ScatterElements"),
+        ((16, 8), "m", "Gemm"),
+        ((16, 7), 500, "ScatterElements"),
+        ((17, 64), 500, "ScatterElements"),
         (("n", 64), "m", "ScatterElements"),
     ],
 )
@@ -93,9 +93,9 @@ def test_reads_of_few_positions_are_added_up_by_a_product(
     assert operators & {"Gemm", "ScatterElements"} == {operator}
 
 
-@pytest.mark.parametrize(("rows", "reads", "rank"), [(100, 400, 1), (100, 399, 2), ("n", "m", 1), (5000, "m", 2)])
-def test_many_reads_of_each_position_have_indices_in_a_vector(rows: int | str, reads: int | str, rank: int) -> None:
-    """ONNX Runtime takes them faster than a matrix of indices, but the sums are then written once more."""
+@pytest.mark.parametrize(("rows", "reads", "rank"), [("n", "m", 1), (5000, "m", 2), (100, 400, 2)])
+def test_reads_of_unknown_positions_have_indices_in_a_vector(rows: int | str, reads: int | str, rank: int) -> None:
+    """ONNX Runtime takes them faster than a matrix of indices, but gradients of tables are then written once more."""
     forward = _model(f"g (float[{rows}, 8] x, int64[{reads}] i) => (float[{reads}, 8] y) {{ y = Gather(x, i) }}")
     joint = onnx.shape_inference.infer_shapes(joint_graph(forward, ["x"], BUILTIN_RULES))
     (scatter,) = [node for node in joint.graph.node if node.op_type == "ScatterElements"]
