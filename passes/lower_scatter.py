@@ -52,8 +52,8 @@ def _may_lose_updates(node: ir.Node) -> bool:
     if tensor is None:
         return not all(isinstance(size, int) for size in reads) or prod(reads) > 1
     tuples = tensor.numpy().reshape(-1, depth)
-    sizes = data.shape[:depth]
-    if not all(isinstance(size, int) for size in sizes):
+    sizes = [size for size in data.shape[:depth] if isinstance(size, int)]
+    if len(sizes) < depth:
         return len(tuples) > 1
     return len(np.unique(np.where(tuples < 0, tuples + np.array(sizes), tuples), axis=0)) < len(tuples)
 

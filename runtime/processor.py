@@ -11,12 +11,14 @@ import onnxruntime as ort
 
 from ..passes.block_convolutions import BlockConvolutions
 from ..passes.blocked_layout import ALIGNMENT, DOMAIN
+from ..passes.fourier_by_products import FourierByProducts
 from ..passes.scatter_in_pieces import ScatterInPieces, adds_slices
 from ..passes.transpose_wide_products import TransposeWideProducts
 
 
 def adapt_to_processor(model: ir.Model) -> None:
     """Rewrite *model*, of canonical opset and with shapes, for a session on this processor."""
+    FourierByProducts().call(model)
     TransposeWideProducts().call(model)
     block = block_size()
     if block is not None:
@@ -61,7 +63,7 @@ def scattered_on_one_thread() -> int | None:
         "updates": np.ones((rows, _WIDTH), np.float32),
     }
     counts = (session.run(None, feeds)[0] for _ in range(_TRIALS))
-    return _SCATTERED if all(bool((count == rows).all()) for count in counts) else None
+    return _SCATTERED if all(np.array_equal(count, np.full((1, _WIDTH), rows)) for count in counts) else None
 
 
 @cache
