@@ -196,6 +196,22 @@ def test_what_gains_nothing_stays(x: list[int | str], w: tuple[int, ...], attrib
     assert [form for form in blocked(laid_out) if form != "dw"] == []
 
 
+def test_a_transposed_convolution_by_a_constant() -> None:
+    """The gradient of averages over windows that overlap. A Conv by a constant the runtime lays out itself."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 18]> g (float[n, 32, 14, 14] x) => (float[n, 32, 7, 7] y)'
+        "{ y = AveragePool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (x) }"
+    )
+    laid_out = in_blocks(onnxgrad.compile(model, wrt=["x"]))
+    assert "ConvTranspose" not in {node.op_type for node in laid_out.graph}
+    for batch in (3, 1, 0):
+        x = torch.randn(batch, 32, 14, 14, requires_grad=True)
+        y = torch.nn.functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+        dy = torch.randn_like(y)
+        results = run(laid_out, {"x": x.detach().numpy(), "y.grad_output": dy.numpy()})
+        np.testing.assert_allclose(results["x.grad"], torch.autograd.grad(y, x, dy)[0], atol=1e-6)
+
+
 def test_float64_stays() -> None:
     program = onnxgrad.compile(convolution([2, 32, 14, 14], (32, 32, 3, 3)), wrt=["w"])
     model = program.executable()
