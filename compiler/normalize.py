@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from ..passes.check_attributes import CheckAttributes
+from ..passes.contract_in_pairs import ContractInPairs
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.expand_contrib import ExpandContrib
@@ -88,6 +89,7 @@ def normalize(
             RaiseGelu(protected),
             RaiseSoftmax(protected),
             RaiseSwish(protected),
+            ContractInPairs(protected),
         ]
     )
     graph.outputs[:] = [value for value in graph.outputs if value.name in own_outputs]
