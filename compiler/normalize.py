@@ -12,6 +12,7 @@ from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressio
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.expand_contrib import ExpandContrib
 from ..passes.expand_newer_operators import ExpandNewerOperators
+from ..passes.explicit_pads import ExplicitPads
 from ..passes.fake_quantize import RaiseFakeQuantize
 from ..passes.fold_constants import FoldConstants
 from ..passes.infer_shapes import InferShapes
@@ -90,6 +91,7 @@ def normalize(
             RaiseSoftmax(protected),
             RaiseSwish(protected),
             ContractInPairs(protected),
+            ExplicitPads(),
         ]
     )
     graph.outputs[:] = [value for value in graph.outputs if value.name in own_outputs]
