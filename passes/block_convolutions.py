@@ -21,8 +21,11 @@ Pair = tuple[int, int]
 _FULL = 0.75
 """The least share that the channels have of the blocks that they are filled up to."""
 
-_LARGER_KERNEL = 8
-"""How many times as large as a sample of volumes their kernel may be, whose gradients by slices are added up."""
+_LARGER_KERNEL = 12
+"""How many times as large as a sample a kernel may be: to add up larger gradients takes longer than it saves."""
+
+_MOST_CHANNELS = 16
+"""The most channels that a group has whose kernel's gradient takes less time channel by channel than as products."""
 
 
 class BlockConvolutions(ir.passes.InPlacePass):
@@ -113,8 +116,9 @@ class _Emitter:
         if _is_depthwise(w, group):
             return self._layout.convolve_depthwise(x, w, bias, steps, activation)
         many, channels, *kernel = known_sizes(w)
-        if group == 1 and prod(kernel) > 1 and self._fill_blocks(many, channels):
-            return self._layout.convolve(x, w, bias, steps, activation)
+        full = many // group % self._block == channels % self._block == 0
+        if prod(kernel) > 1 and (full if group > 1 else self._fill_blocks(many, channels)):
+            return self._layout.convolve(x, w, bias, steps, activation, group)
         return None
 
     def _conv_transpose(
@@ -176,13 +180,11 @@ class _Emitter:
 
     def _correlate(self, x: Tensor, y: Tensor, kernel: Sequence[int], steps: Steps, group: int) -> Tensor | None:
         many, channels = kernel[:2]
-        if group == many > 1 == channels and many % ALIGNMENT == 0:
-            return self._layout.correlate_depthwise(x, y, steps)
-        # To add up larger gradients of single samples takes longer than it saves.
-        larger = prod(kernel) > prod(known_sizes(x, 1)) + prod(known_sizes(y, 1))
-        if group == 1 and not larger and self._fill_blocks(many):
-            return self._layout.correlate(x, y, steps)
-        return None
+        if group > 1:
+            suitable = channels <= _MOST_CHANNELS and many % ALIGNMENT == 0
+            return self._layout.correlate_in_groups(x, y, steps, channels) if suitable else None
+        larger = prod(kernel) > _LARGER_KERNEL * (prod(known_sizes(x, 1)) + prod(known_sizes(y, 1)))
+        return self._layout.correlate(x, y, steps) if not larger and self._fill_blocks(many) else None
 
     def _correlate_volumes(
         self, x: Tensor, y: Tensor, kernel: Sequence[int], depth: Depth, steps: Steps

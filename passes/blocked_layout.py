@@ -60,13 +60,13 @@ class BlockedLayout:
         self._laid_out: dict[ir.Value, Tensor] = {}
 
     def convolve(
-        self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
+        self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None, group: int = 1
     ) -> Tensor:
-        """Conv of *x* by *w* (M, C, h, w) in one group."""
+        """Conv of *x* by *w* (M, C, h, w); of several groups, each fills blocks of its own."""
         many, channels, *_ = known_sizes(w)
         if channels >= self.block:
             x = self.blocked(x)
-        return self.plain(self.conv(x, self.kernel(w), bias, steps, activation=activation), many)
+        return self.plain(self.conv(x, self.kernel(w), bias, steps, group, activation), many)
 
     def convolve_depthwise(
         self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
@@ -151,31 +151,39 @@ class BlockedLayout:
 
         return self.plain(sum_over_samples(x, y, sample), many).transpose([1, 0, 2, 3])
 
-    def correlate_depthwise(self, x: Tensor, y: Tensor, steps: Steps) -> Tensor:
-        """As `correlate`, each channel of *x* with the same one of *y*, as (c, 1, k).
+    def correlate_in_groups(self, x: Tensor, y: Tensor, steps: Steps, channels: int) -> Tensor:
+        """As `correlate`, each channel of *y* with the *channels* of *x* in its group only, as (m, c, k).
 
-        A depthwise Conv of the channels by those of *y*; where their number is known, of those of all samples.
+        For each of those channels a depthwise Conv of the signals by *y*; where their number is known, of those of all
+        samples.
         """
-        batch, channels, *_ = y.shape
-        assert isinstance(channels, int)
-        rounded = self.rounded(channels)
+        batch, many, *_ = y.shape
+        assert isinstance(many, int)
+        rounded, groups = self.rounded(many), known_sizes(x, 1)[0] // channels
+        firsts = np.arange(many) // (many // groups) * channels
 
         def side_by_side(signal: Tensor, cotangent: Tensor, samples: int) -> Tensor:
-            signal, cotangent = self.blocked(_cropped(signal, steps)), self.blocked(cotangent)
-            signal = signal.reshape([1, samples * rounded, *known_sizes(signal, 2)])
+            op, signal, cotangent = signal.op, _cropped(signal, steps), self.blocked(cotangent)
             cotangent = cotangent.reshape([samples * rounded, 1, *known_sizes(cotangent, 2)])
             around = Steps(steps.dilations, steps.strides, steps.before, steps.zeros_after)
-            sums = self.conv(signal, cotangent, None, around, group=samples * rounded)
-            return sums.reshape([samples, rounded, *known_sizes(sums, 2)])
+            sums = []
+            for channel in range(channels):
+                met = signal
+                if groups < many or channels > 1:
+                    met = op.Gather(signal, op.ints(firsts + channel), axis=1)
+                met = self.blocked(met).reshape([1, samples * rounded, *known_sizes(signal, 2)])
+                sums.append(self.conv(met, cotangent, None, around, group=samples * rounded))
+            beside = op.Concat(*sums, axis=1) if channels > 1 else sums[0]
+            return beside.reshape([channels, samples, rounded, *known_sizes(beside, 2)])
 
         def sample(signal: Tensor, cotangent: Tensor) -> Tensor:
-            return side_by_side(signal.unsqueeze([0]), cotangent.unsqueeze([0]), 1)
+            return side_by_side(signal.unsqueeze([0]), cotangent.unsqueeze([0]), 1).squeeze([1])
 
         if isinstance(batch, int) and batch > 0:
-            sums = side_by_side(x, y, batch).sum([0], keepdims=True)
+            sums = side_by_side(x, y, batch).sum([1])
         else:
             sums = sum_over_samples(x, y, sample)
-        return self.plain(sums, channels).transpose([1, 0, 2, 3])
+        return self.plain(sums, many).transpose([1, 0, 2, 3])
 
     def kernel(self, w: Tensor) -> Tensor:
         """*w* (M, C, h, w) as the kernel of a `conv` of a signal that is in blocks, or has fewer channels than one."""

@@ -143,6 +143,12 @@ CASES: list[tuple[list[int | str], tuple[int, ...], str, dict[str, Any], list[st
         {"strides": [2, 2], "pads": SAME, "output_padding": [1, 1], "group": 16},
         ["dw", "dx", "y"],
     ),
+    (["n", 64, 12, 13], (64, 16, 3, 3), "Conv", {"pads": SAME, "group": 4}, [*["dw"] * 16, "dx", "y"]),
+    ([3, 32, 12, 13], (64, 16, 3, 3), "Conv", {"pads": [0, 1, 2, 1], "group": 2}, [*["dw"] * 16, "dx", "y"]),
+    ([2, 12, 22, 13], (28, 3, 3, 3), "Conv", {"strides": [2, 1], "group": 4}, ["dw"] * 3),
+    (["n", 8, 14, 14], (16, 1, 3, 3), "Conv", {"pads": SAME, "dilations": [1, 2], "group": 8}, ["dw"]),
+    ([2, 32, 40], (32, 4, 5), "Conv", {"pads": [2, 2], "group": 8}, ["dw"] * 4),
+    ([2, 16, 12, 13], (16, 2, 3, 3), "ConvTranspose", {"strides": [2, 2], "pads": SAME, "group": 4}, ["dw"] * 2),
     ([2, 16, 6, 7, 8], (28, 16, 3, 3, 3), "Conv", {"pads": [1] * 6}, ["dw", *["dx"] * 3, *["y"] * 3]),
     (["n", 32, 4, 8, 7], (32, 32, 3, 3, 2), "Conv", {"pads": [1, 1, 1, 1, 1, 0]}, ["dw", *["dx"] * 3, *["y"] * 3]),
     (
@@ -189,7 +195,7 @@ def test_against_pytorch(
 
 
 def test_a_batch_without_samples() -> None:
-    for w, group in [((32, 32, 3, 3), 1), ((32, 1, 3, 3), 32), ((32, 32, 3, 3, 3), 1)]:
+    for w, group in [((32, 32, 3, 3), 1), ((32, 1, 3, 3), 32), ((32, 16, 3, 3), 2), ((32, 32, 3, 3, 3), 1)]:
         size = [14] * (len(w) - 2)
         model = convolution(["n", 32, *size], w, pads=SAME[:2] * len(size), group=group)
         program = onnxgrad.compile(model, wrt=["x", "w"])
@@ -207,7 +213,7 @@ def test_a_batch_without_samples() -> None:
         ([2, 32, 14, 14], (16, 32, 1, 1), {}),
         ([2, 8, 14, 14], (8, 8, 3, 3), {}),
         ([2, 6, 14, 14], (6, 1, 3, 3), {"group": 6}),
-        ([2, 32, 14, 14], (32, 16, 3, 3), {"group": 2}),
+        ([2, 24, 14, 14], (32, 12, 3, 3), {"group": 2}),
         ([2, 32, "h", 14], (32, 32, 3, 3), {}),
         ([2, 32, 14, 14], (32, 32, 3, 3), {"auto_pad": "SAME_UPPER"}),
         ([2, 8, 5, 6, 7], (16, 8, 3, 3, 3), {}),
@@ -219,6 +225,14 @@ def test_a_batch_without_samples() -> None:
 def test_what_gains_nothing_stays(x: list[int | str], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
     laid_out = in_blocks(onnxgrad.compile(convolution(x, w, **attributes), wrt=["w"]))
     assert [form for form in blocked(laid_out) if form != "dw"] == []
+
+
+@pytest.mark.parametrize(("size", "forms"), [(10, ["dw"]), (6, [])])
+def test_gradients_larger_than_the_signals(size: int, forms: list[str]) -> None:
+    """Gradients of single samples are added up unless those are far larger than the samples."""
+    model = convolution([2, 64, size, size], (128, 64, 3, 3), pads=SAME, strides=[2, 2])
+    laid_out = in_blocks(onnxgrad.compile(model, wrt=["w"]))
+    assert [form for form in blocked(laid_out) if form == "dw"] == forms
 
 
 def test_float64_stays() -> None:
