@@ -36,7 +36,7 @@ class BlockConvolutions(ir.passes.InPlacePass):
     Args:
         block: the elements of a block (see `blocked_layout`).
 
-    Requires: shapes inferred; parameters are graph inputs, for constants the runtime lays out itself.
+    Requires: shapes inferred; parameters are graph inputs, for a Conv by a constant the runtime lays out itself.
     Guarantees: values change by rounding only, and keep their names.
     """
 
@@ -90,7 +90,9 @@ class _Emitter:
             return None
         x, w, bias = (None if value is None else op.tensor(value) for value in (*node.inputs, None)[:3])
         y = op.tensor(node.outputs[0])
-        if x is None or w is None or w.constant is not None or w.static_shape is None:
+        if x is None or w is None or w.static_shape is None:
+            return None
+        if node.op_type == "Conv" and w.constant is not None:
             return None
         if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
             return None
@@ -143,7 +145,7 @@ class _Emitter:
         self, x: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, depth: Depth, steps: Steps, activation: str | None
     ) -> Tensor | None:
         many, channels, *kernel = known_sizes(w)
-        if prod(kernel) == 1 or channels < self._block or not self._fill_blocks(many, channels):
+        if prod(kernel[1:]) == 1 or channels < self._block or not self._fill_blocks(many, channels):
             return None
         if not depth.is_met_by_every_tap:
             return None
