@@ -45,7 +45,7 @@ def load_model(source: ModelLike) -> LoadedModel:
             missing, too short, or outside the model's folder.
         UnsupportedError: it is of an opset that the installed onnx does not know.
     """
-    path, folder = None, None
+    folder = None
     if isinstance(source, ir.Model):
         proto, name, folder = ir.to_proto(source), source.graph.name or "the model", _folder_of(source)
     elif isinstance(source, onnx.ModelProto):
@@ -55,7 +55,7 @@ def load_model(source: ModelLike) -> LoadedModel:
         proto, name, folder = _read(path), os.fspath(path), path.parent.resolve()
     else:
         raise InputError(f"A model is a path, an onnx.ModelProto or an onnx_ir.Model, not {type(source).__name__}")
-    _check(proto, folder, name, path)
+    _check(proto, folder, name)
     return LoadedModel(_deserialize(proto, folder, name), proto, folder)
 
 
@@ -76,7 +76,7 @@ def _read(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _check(proto: onnx.ModelProto, folder: Path | None, name: str, path: Path | None) -> None:
+def _check(proto: onnx.ModelProto, folder: Path | None, name: str) -> None:
     if not proto.HasField("graph") or not proto.ir_version or not proto.opset_import:
         raise InvalidModelError(f"{name} is not an ONNX model: it has no graph, IR version or opset")
     newest = onnx.defs.onnx_opset_version()
@@ -90,35 +90,41 @@ def _check(proto: onnx.ModelProto, folder: Path | None, name: str, path: Path | 
     texts += [proto.graph.name, proto.graph.doc_string]
     if not all(isinstance(text, str) for text in texts):  # protobuf gives damaged text out as bytes
         raise InvalidModelError(f"{name} is not a valid ONNX model: its descriptions are not UTF-8; it may be damaged")
-    external = False
     for tensor in tensors_of(proto):
         if tensor.data_type not in onnx.TensorProto.DataType.values():
             raise InvalidModelError(f"Tensor {tensor.name!r} of {name} has the unknown element type {tensor.data_type}")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            external = True
             _check_external(tensor, folder, name)
         else:
             _check_size(tensor, name)
     try:
-        if external and path is not None:
-            onnx.checker.check_model(os.fspath(path))
-        elif not external and (emptied := _with_empty_weights(proto)).ByteSize() <= _MAX_CHECKED_BYTES:
-            onnx.checker.check_model(emptied)
+        if (checked := _for_the_checker(proto)).ByteSize() <= _MAX_CHECKED_BYTES:
+            onnx.checker.check_model(checked)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{name} is not a valid ONNX model: {_first_lines(str(error))}") from None
     except Exception as error:
         raise InvalidModelError(f"{name} is not a valid ONNX model: {_first_lines(str(error))}") from error
 
 
-def _with_empty_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """*proto* for the checker, which would copy all weights twice; whether their sizes are right was checked before."""
-    emptied = without_initializers(proto)
+def _for_the_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """*proto* without what was checked before, and with what ONNX asks for, but no runtime does.
+
+    Weights are empty, since the checker would copy all of them twice, and external ones are there; inputs and outputs
+    of unknown rank have a shape, without which exporters leave them.
+    """
+    copy = without_initializers(proto)
     for tensor in proto.graph.initializer:
         if tensor.HasField("raw_data") and not any(len(getattr(tensor, field)) for field in _TYPED_FIELDS):
-            emptied.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0], raw_data=b"")
+            copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0], raw_data=b"")
         else:
-            emptied.graph.initializer.append(tensor)
-    return emptied
+            copy.graph.initializer.append(tensor)
+    for tensor in tensors_of(copy):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0], raw_data=b""))
+    for value in (*copy.graph.input, *copy.graph.output):
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()
+    return copy
 
 
 def without_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:

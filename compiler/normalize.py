@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from ..passes.check_attributes import CheckAttributes
+from ..passes.contract_in_pairs import ContractInPairs
 from ..passes.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from ..passes.eliminate_dead_code import EliminateDeadCode
 from ..passes.expand_contrib import ExpandContrib
 from ..passes.expand_newer_operators import ExpandNewerOperators
+from ..passes.explicit_pads import ExplicitPads
 from ..passes.fake_quantize import RaiseFakeQuantize
 from ..passes.fold_constants import FoldConstants
 from ..passes.infer_shapes import InferShapes
@@ -88,6 +90,8 @@ def normalize(
             RaiseGelu(protected),
             RaiseSoftmax(protected),
             RaiseSwish(protected),
+            ContractInPairs(protected),
+            ExplicitPads(),
         ]
     )
     graph.outputs[:] = [value for value in graph.outputs if value.name in own_outputs]

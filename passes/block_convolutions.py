@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil, prod
 
 import onnx_ir as ir
 
-from .blocked_layout import ALIGNMENT, DOMAIN, BlockedLayout, Steps, known_sizes
+from .blocked_layout import ALIGNMENT, DOMAIN, BlockedLayout, Steps, known_sizes, reversed_kernel
+from .blocked_volumes import BlockedVolumes, Depth
 from .correlations import CORRELATION, Correlation
 from .eliminate_dead_code import EliminateDeadCode
 from .phases import phases_of
@@ -19,6 +21,12 @@ Pair = tuple[int, int]
 _FULL = 0.75
 """The least share that the channels have of the blocks that they are filled up to."""
 
+_LARGER_KERNEL = 12
+"""How many times as large as a sample a kernel may be: to add up larger gradients takes longer than it saves."""
+
+_MOST_CHANNELS = 16
+"""The most channels that a group has whose kernel's gradient takes less time channel by channel than as products."""
+
 
 class BlockConvolutions(ir.passes.InPlacePass):
     """Compute convolutions, and the gradients of their kernels, in blocks of channels where that is faster.
@@ -28,7 +36,7 @@ class BlockConvolutions(ir.passes.InPlacePass):
     Args:
         block: the elements of a block (see `blocked_layout`).
 
-    Requires: shapes inferred; parameters are graph inputs, for constants the runtime lays out itself.
+    Requires: shapes inferred; parameters are graph inputs, for a Conv by a constant the runtime lays out itself.
     Guarantees: values change by rounding only, and keep their names.
     """
 
@@ -68,6 +76,7 @@ class _Emitter:
     def __init__(self, block: int) -> None:
         self._block = block
         self._layout = BlockedLayout(block)
+        self._volumes = BlockedVolumes(self._layout)
 
     def emit(self, op: Tape, node: ir.Node, values: Mapping[str, ir.Value], activation: str | None) -> Tensor | None:
         """What *node* computes, or the *activation* of that.
@@ -81,7 +90,9 @@ class _Emitter:
             return None
         x, w, bias = (None if value is None else op.tensor(value) for value in (*node.inputs, None)[:3])
         y = op.tensor(node.outputs[0])
-        if x is None or w is None or w.constant is not None or w.static_shape is None:
+        if x is None or w is None or w.static_shape is None:
+            return None
+        if node.op_type == "Conv" and w.constant is not None:
             return None
         if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
             return None
@@ -89,13 +100,14 @@ class _Emitter:
             return None
         ones, zeros = (1,) * (x.rank - 2), (0,) * 2 * (x.rank - 2)
         pads = node.attributes.get_ints("pads", zeros)
-        steps = Steps(
-            _pair(node.attributes.get_ints("strides", ones), 1),
-            _pair(node.attributes.get_ints("dilations", ones), 1),
-            _pair(pads[: x.rank - 2], 0),
-            _pair(pads[x.rank - 2 :], 0),
-        )
+        strides, dilations = (node.attributes.get_ints(name, ones) for name in ("strides", "dilations"))
+        before, after = pads[: x.rank - 2], pads[x.rank - 2 :]
+        steps = Steps(_pair(strides, 1), _pair(dilations, 1), _pair(before), _pair(after))
         group = node.attributes.get_int("group", 1)
+        if x.rank == 5:
+            depth = Depth(strides[0], dilations[0], before[0], *(known_sizes(each, 2)[0] for each in (w, x, y)))
+            emit_volume = self._volume_transposed if node.op_type == "ConvTranspose" else self._volume
+            return emit_volume(x, w, bias, y, depth, steps, activation) if group == 1 else None
         emit = self._conv_transpose if node.op_type == "ConvTranspose" else self._conv
         result = emit(_image(x), _image(w), bias, _image(y), steps, group, activation)
         return result if result is None or y.rank == 4 else result.squeeze([2])
@@ -106,8 +118,9 @@ class _Emitter:
         if _is_depthwise(w, group):
             return self._layout.convolve_depthwise(x, w, bias, steps, activation)
         many, channels, *kernel = known_sizes(w)
-        if group == 1 and prod(kernel) > 1 and self._fill_blocks(many, channels):
-            return self._layout.convolve(x, w, bias, steps, activation)
+        full = many // group % self._block == channels % self._block == 0
+        if prod(kernel) > 1 and (full if group > 1 else self._fill_blocks(many, channels)):
+            return self._layout.convolve(x, w, bias, steps, activation, group)
         return None
 
     def _conv_transpose(
@@ -128,6 +141,28 @@ class _Emitter:
                 return self._layout.convolve_transposed(y, w, bias, phases, activation)
         return None
 
+    def _volume(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, depth: Depth, steps: Steps, activation: str | None
+    ) -> Tensor | None:
+        many, channels, *kernel = known_sizes(w)
+        if prod(kernel[1:]) == 1 or channels < self._block or not self._fill_blocks(many, channels):
+            return None
+        if not depth.is_met_by_every_tap:
+            return None
+        return self._volumes.convolve(x, w, bias, depth, steps, activation)
+
+    def _volume_transposed(
+        self, y: Tensor, w: Tensor, bias: Tensor | None, x: Tensor, depth: Depth, steps: Steps, activation: str | None
+    ) -> Tensor | None:
+        if max(depth.stride, *steps.strides) > 1:
+            return None
+        steps = _of_spread_signal(x, w, y, steps)
+        if min(*steps.before, *steps.after) < 0:
+            return None
+        before = (depth.taps - 1) * depth.dilation - depth.before
+        w = reversed_kernel(w).transpose([1, 0, 2, 3, 4])
+        return self._volume(y, w, bias, x, replace(depth, before=before), steps, activation)
+
     def _correlation(self, op: Tape, node: ir.Node, values: Mapping[str, ir.Value]) -> Tensor | None:
         described = Correlation.from_json(node.metadata_props[CORRELATION])
         if described.long not in values or described.short not in values:
@@ -137,19 +172,29 @@ class _Emitter:
         if not _has_known_sizes(x) or not _has_known_sizes(y) or result.static_shape is None:
             return None
         x, y, kernel = _image(x), _image(y), known_sizes(_image(result))
-        steps = _of_correlation(described, x, y, kernel[2:])
+        steps = _of_correlation(described, x, y, kernel[-2:])
+        if result.rank == 5:
+            sizes = (known_sizes(each, 2)[0] for each in (result, x, y))
+            depth = Depth(described.strides[0], described.dilations[0], described.before[0], *sizes)
+            return self._correlate_volumes(x, y, kernel, depth, steps) if described.group == 1 else None
         gradient = self._correlate(x, y, kernel, steps, described.group)
         return gradient if gradient is None or result.rank == 4 else gradient.squeeze([2])
 
     def _correlate(self, x: Tensor, y: Tensor, kernel: Sequence[int], steps: Steps, group: int) -> Tensor | None:
         many, channels = kernel[:2]
-        if group == many > 1 == channels and many % ALIGNMENT == 0:
-            return self._layout.correlate_depthwise(x, y, steps)
-        # To add up larger gradients of single samples takes longer than it saves.
-        larger = prod(kernel) > prod(known_sizes(x, 1)) + prod(known_sizes(y, 1))
-        if group == 1 and not larger and self._fill_blocks(many):
-            return self._layout.correlate(x, y, steps)
-        return None
+        if group > 1:
+            suitable = channels <= _MOST_CHANNELS and many % ALIGNMENT == 0
+            return self._layout.correlate_in_groups(x, y, steps, channels) if suitable else None
+        larger = prod(kernel) > _LARGER_KERNEL * (prod(known_sizes(x, 1)) + prod(known_sizes(y, 1)))
+        return self._layout.correlate(x, y, steps) if not larger and self._fill_blocks(many) else None
+
+    def _correlate_volumes(
+        self, x: Tensor, y: Tensor, kernel: Sequence[int], depth: Depth, steps: Steps
+    ) -> Tensor | None:
+        larger = prod(kernel) > _LARGER_KERNEL * (prod(known_sizes(x, 1)) + prod(known_sizes(y, 1)))
+        if larger or depth.stride > 1 or prod(kernel[3:]) == 1 or not self._fill_blocks(kernel[0]):
+            return None
+        return self._volumes.correlate(x, y, depth, steps)
 
     def _fill_blocks(self, many: int, channels: int = 1) -> bool:
         """Whether a convolution of *channels* to *many* computes little in vain; less than a block goes as it is."""
@@ -168,9 +213,10 @@ def _of_spread_signal(x: Tensor, w: Tensor, y: Tensor, steps: Steps) -> Steps:
     """The steps of the Conv by the reversed kernel that a ConvTranspose of *y* to *x* is, *y* being spread by zeros."""
     before, after = [], []
     for axis in range(2):
-        reach = (known_sizes(w, 2)[axis] - 1) * steps.dilations[axis]
+        kernel, long, short = (known_sizes(each, each.rank - 2)[axis] for each in (w, x, y))
+        reach = (kernel - 1) * steps.dilations[axis]
         before.append(reach - steps.before[axis])
-        after.append(known_sizes(x, 2)[axis] + reach - steps.strides[axis] * known_sizes(y, 2)[axis] - before[axis])
+        after.append(long + reach - steps.strides[axis] * short - before[axis])
     return Steps((1, 1), steps.dilations, _pair(before), _pair(after))
 
 
@@ -179,8 +225,9 @@ def _of_correlation(described: Correlation, x: Tensor, y: Tensor, kernel: Sequen
     strides, dilations, before = _pair(described.strides, 1), _pair(described.dilations, 1), _pair(described.before, 0)
     after = []
     for axis, size in enumerate(kernel):
-        span = (known_sizes(y, 2)[axis] - 1) * strides[axis] + (size - 1) * dilations[axis] + 1
-        after.append(span - before[axis] - known_sizes(x, 2)[axis])
+        long, short = (known_sizes(each, each.rank - 2)[axis] for each in (x, y))
+        span = (short - 1) * strides[axis] + (size - 1) * dilations[axis] + 1
+        after.append(span - before[axis] - long)
     return Steps(strides, dilations, before, _pair(after))
 
 
@@ -193,19 +240,19 @@ def _with_relu(node: ir.Node) -> ir.Node:
 
 
 def _has_known_sizes(signal: Tensor) -> bool:
-    """Whether *signal* is float32, of one or two dims, and all its sizes but that of the batch are known."""
+    """Whether *signal* is float32, of one to three dims, and all its sizes but that of the batch are known."""
     value = signal.value
-    if value.dtype != ir.DataType.FLOAT or value.shape is None or value.shape.rank() not in (3, 4):
+    if value.dtype != ir.DataType.FLOAT or value.shape is None or value.shape.rank() not in (3, 4, 5):
         return False
     return all(isinstance(dim, int) and dim > 0 for dim in signal.shape[1:])
 
 
 def _image(signal: Tensor) -> Tensor:
-    """*signal*, or a kernel, as one of two dims: one of one dim is an image of one row."""
-    return signal if signal.rank == 4 else signal.unsqueeze([2])
+    """*signal*, or a kernel, as one of two dims at least: one of one dim is an image of one row."""
+    return signal.unsqueeze([2]) if signal.rank == 3 else signal
 
 
 def _pair(numbers: Sequence[int], row: int = 0) -> Pair:
-    """*numbers* along both axes of an image, *row* along the first of an image of one row."""
-    *rows, columns = numbers
-    return (rows or [row])[0], columns
+    """*numbers* along the last two axes, *row* along the first of an image of one row."""
+    rows, columns = [row, *numbers][-2:]
+    return rows, columns

@@ -56,24 +56,23 @@ class BlockedLayout:
     """
 
     def __init__(self, block: int) -> None:
-        self._block = block
+        self.block = block
         self._laid_out: dict[ir.Value, Tensor] = {}
 
     def convolve(
-        self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
+        self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None, group: int = 1
     ) -> Tensor:
-        """Conv of *x* by *w* (M, C, h, w) in one group."""
-        many, channels, *size = known_sizes(w)
-        if channels >= self._block:
-            x, w = self._blocked(x), self._blocked(w)
-        kernel = self._blocked(w.reshape([1, many, -1, 1])).reshape([self._rounded(many), known_sizes(w)[1], *size])
-        return self._plain(self._conv(x, kernel, bias, steps, activation=activation), many)
+        """Conv of *x* by *w* (M, C, h, w); of several groups, each fills blocks of its own."""
+        many, channels, *_ = known_sizes(w)
+        if channels >= self.block:
+            x = self.blocked(x)
+        return self.plain(self.conv(x, self.kernel(w), bias, steps, group, activation), many)
 
     def convolve_depthwise(
         self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
     ) -> Tensor:
         """Conv of *x* by *w* (C, 1, h, w), each channel by a kernel of its own."""
-        return self._plain(self._depthwise(self._blocked(x), w, bias, steps, activation), known_sizes(w)[0])
+        return self.plain(self._depthwise(self.blocked(x), w, bias, steps, activation), known_sizes(w)[0])
 
     def convolve_transposed(
         self,
@@ -84,36 +83,36 @@ class BlockedLayout:
         activation: str | None = None,
     ) -> Tensor:
         """ConvTranspose of *y* by *w* (M, C, h, w) in one group: a Conv for each of the *phases*, which interlock."""
-        (_, channels, *_), block = known_sizes(w), self._block
-        taps, blocked = self._taps(w), self._blocked(y)
+        (_, channels, *_), block = known_sizes(w), self.block
+        taps, blocked = self._taps(w), self.blocked(y)
         rows = []
         for down in phases[0]:
             row = []
             for across in phases[1]:
                 kernel = self._kernel_of(taps, channels, down, across)
                 steps = Steps((1, 1), (1, 1), (down.before, across.before), (down.after, across.after))
-                row.append(self._conv(blocked, kernel, bias, steps, activation=activation).reshape([-1, block]))
+                row.append(self.conv(blocked, kernel, bias, steps, activation=activation).reshape([-1, block]))
             rows.append(y.op.Concat(*row, axis=1).reshape([-1, len(row) * phases[1][0].count * block]))
         sizes = [len(each) * each[0].count for each in phases]
-        interlocked = y.op.Concat(*rows, axis=1).reshape([-1, self._rounded(channels), *sizes])
-        return self._plain(interlocked, channels)
+        interlocked = y.op.Concat(*rows, axis=1).reshape([-1, self.rounded(channels), *sizes])
+        return self.plain(interlocked, channels)
 
     def _taps(self, w: Tensor) -> Tensor:
         """The kernel *w* (M, C, h, w) as (C / block · M / block, h, w, block of M and of C)."""
-        (many, channels, tall, wide), block = known_sizes(w), self._block
-        rows, columns = self._rounded(many) // block, self._rounded(channels) // block
-        kernel = self._blocked(w.reshape([1, many, channels * tall * wide, 1]))
-        kernel = self._blocked(kernel.reshape([rows, channels, tall, wide * block]))
+        (many, channels, tall, wide), block = known_sizes(w), self.block
+        rows, columns = self.rounded(many) // block, self.rounded(channels) // block
+        kernel = self.blocked(w.reshape([1, many, channels * tall * wide, 1]))
+        kernel = self.blocked(kernel.reshape([rows, channels, tall, wide * block]))
         kernel = kernel.reshape([rows, columns, tall * wide * block * block]).transpose([1, 0, 2])
         return kernel.reshape([columns * rows, tall, wide, block * block])
 
     def _kernel_of(self, taps: Tensor, channels: int, down: Phase, across: Phase) -> Tensor:
         """Those of *taps* that a phase meets, the last one first, as the kernel of a Conv to so many *channels*."""
-        op, rounded = taps.op, self._rounded(channels)
+        op, rounded = taps.op, self.rounded(channels)
         starts, ends, steps = zip(*(each.taps_reversed for each in (down, across)), strict=True)
         kernel = op.Slice(taps, op.ints(starts), op.ints(ends), op.ints([1, 2]), op.ints(steps))
         tall, wide = known_sizes(kernel)[1:3]
-        return kernel.reshape([rounded, known_sizes(kernel)[0] * self._block**2 // rounded, tall, wide])
+        return kernel.reshape([rounded, known_sizes(kernel)[0] * self.block**2 // rounded, tall, wide])
 
     def spread_depthwise(
         self,
@@ -128,13 +127,13 @@ class BlockedLayout:
 
         That is a Conv by the reversed kernel, as *steps* say, of *y* with zeros between its elements.
         """
-        spread, (down, across) = self._blocked(y), strides
+        spread, (down, across) = self.blocked(y), strides
         channels, height, width = known_sizes(spread, 1)
         if max(strides) > 1:
-            spread = spread.reshape([-1, 1, width, self._block])
-            spread = zero_pad(spread, {1: (0, down - 1), 3: (0, (across - 1) * self._block)})
+            spread = spread.reshape([-1, 1, width, self.block])
+            spread = zero_pad(spread, {1: (0, down - 1), 3: (0, (across - 1) * self.block)})
             spread = spread.reshape([-1, channels, height * down, width * across])
-        return self._plain(self._depthwise(spread, _reversed(w), bias, steps, activation), known_sizes(w)[0])
+        return self.plain(self._depthwise(spread, reversed_kernel(w), bias, steps, activation), known_sizes(w)[0])
 
     def correlate(self, x: Tensor, y: Tensor, steps: Steps) -> Tensor:
         """Σ y[n, m, o] x[n, c, stride·o + dilation·k - before] over n and o, as (m, c, k): the gradient of a kernel.
@@ -145,45 +144,60 @@ class BlockedLayout:
         (channels, *size), (many, *met) = known_sizes(x, 1), known_sizes(y, 1)
 
         def sample(signal: Tensor, cotangent: Tensor) -> Tensor:
-            signal = _surrounded(signal.reshape([channels, 1, *size]), steps)
-            cotangent = self._blocked(cotangent.reshape([1, many, *met]))
+            signal = surrounded(signal.reshape([channels, 1, *size]), steps)
+            cotangent = self.blocked(cotangent.reshape([1, many, *met]))
             around = Steps(steps.dilations, steps.strides, (0, 0), (0, 0))
-            return self._conv(signal, cotangent.reshape([self._rounded(many), 1, *met]), None, around)
+            return self.conv(signal, cotangent.reshape([self.rounded(many), 1, *met]), None, around)
 
-        return self._plain(_sum_over_samples(x, y, sample), many).transpose([1, 0, 2, 3])
+        return self.plain(sum_over_samples(x, y, sample), many).transpose([1, 0, 2, 3])
 
-    def correlate_depthwise(self, x: Tensor, y: Tensor, steps: Steps) -> Tensor:
-        """As `correlate`, each channel of *x* with the same one of *y*, as (c, 1, k).
+    def correlate_in_groups(self, x: Tensor, y: Tensor, steps: Steps, channels: int) -> Tensor:
+        """As `correlate`, each channel of *y* with the *channels* of *x* in its group only, as (m, c, k).
 
-        A depthwise Conv of the channels by those of *y*; where their number is known, of those of all samples.
+        For each of those channels a depthwise Conv of the signals by *y*; where their number is known, of those of all
+        samples.
         """
-        batch, channels, *_ = y.shape
-        assert isinstance(channels, int)
-        rounded = self._rounded(channels)
+        batch, many, *_ = y.shape
+        assert isinstance(many, int)
+        rounded, groups = self.rounded(many), known_sizes(x, 1)[0] // channels
+        firsts = np.arange(many) // (many // groups) * channels
 
         def side_by_side(signal: Tensor, cotangent: Tensor, samples: int) -> Tensor:
-            signal, cotangent = self._blocked(_cropped(signal, steps)), self._blocked(cotangent)
-            signal = signal.reshape([1, samples * rounded, *known_sizes(signal, 2)])
+            op, signal, cotangent = signal.op, _cropped(signal, steps), self.blocked(cotangent)
             cotangent = cotangent.reshape([samples * rounded, 1, *known_sizes(cotangent, 2)])
             around = Steps(steps.dilations, steps.strides, steps.before, steps.zeros_after)
-            sums = self._conv(signal, cotangent, None, around, group=samples * rounded)
-            return sums.reshape([samples, rounded, *known_sizes(sums, 2)])
+            sums = []
+            for channel in range(channels):
+                met = signal
+                if groups < many or channels > 1:
+                    met = op.Gather(signal, op.ints(firsts + channel), axis=1)
+                met = self.blocked(met).reshape([1, samples * rounded, *known_sizes(signal, 2)])
+                sums.append(self.conv(met, cotangent, None, around, group=samples * rounded))
+            beside = op.Concat(*sums, axis=1) if channels > 1 else sums[0]
+            return beside.reshape([channels, samples, rounded, *known_sizes(beside, 2)])
 
         def sample(signal: Tensor, cotangent: Tensor) -> Tensor:
-            return side_by_side(signal.unsqueeze([0]), cotangent.unsqueeze([0]), 1)
+            return side_by_side(signal.unsqueeze([0]), cotangent.unsqueeze([0]), 1).squeeze([1])
 
         if isinstance(batch, int) and batch > 0:
-            sums = side_by_side(x, y, batch).sum([0], keepdims=True)
+            sums = side_by_side(x, y, batch).sum([1])
         else:
-            sums = _sum_over_samples(x, y, sample)
-        return self._plain(sums, channels).transpose([1, 0, 2, 3])
+            sums = sum_over_samples(x, y, sample)
+        return self.plain(sums, many).transpose([1, 0, 2, 3])
+
+    def kernel(self, w: Tensor) -> Tensor:
+        """*w* (M, C, h, w) as the kernel of a `conv` of a signal that is in blocks, or has fewer channels than one."""
+        many, channels, *size = known_sizes(w)
+        if channels >= self.block:
+            w = self.blocked(w)
+        return self.blocked(w.reshape([1, many, -1, 1])).reshape([self.rounded(many), known_sizes(w)[1], *size])
 
     def _depthwise(self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None) -> Tensor:
         channels, _, *size = known_sizes(w)
-        kernel = self._blocked(w.reshape([1, channels, *size])).reshape([self._rounded(channels), 1, *size])
-        return self._conv(x, kernel, bias, steps, self._rounded(channels), activation)
+        kernel = self.blocked(w.reshape([1, channels, *size])).reshape([self.rounded(channels), 1, *size])
+        return self.conv(x, kernel, bias, steps, self.rounded(channels), activation)
 
-    def _conv(
+    def conv(
         self,
         x: Tensor,
         kernel: Tensor,
@@ -191,7 +205,9 @@ class BlockedLayout:
         steps: Steps,
         group: int = 1,
         activation: str | None = None,
+        addend: Tensor | None = None,
     ) -> Tensor:
+        """The runtime's Conv of *x* by *kernel*, both laid out; *addend*, in blocks, is added before *activation*."""
         many, _, *size = known_sizes(kernel)
         if bias is not None:
             bias = zero_pad(bias, {0: (0, many - known_sizes(bias)[0])})
@@ -207,6 +223,7 @@ class BlockedLayout:
             x,
             kernel,
             bias,
+            addend,
             domain=DOMAIN,
             kernel_shape=size,
             strides=steps.strides,
@@ -215,35 +232,36 @@ class BlockedLayout:
             group=group,
             **({} if activation is None else {"activation": activation}),
         )
-        return _described(y, x.dtype, [x.shape[0], many, *counts])
+        return described(y, x.dtype, [x.shape[0], many, *counts])
 
-    def _blocked(self, x: Tensor) -> Tensor:
+    def blocked(self, x: Tensor) -> Tensor:
         """*x* in blocks, the last of which is filled with zeros."""
         if x.value not in self._laid_out:
             batch, channels, *size = x.shape
             assert isinstance(channels, int)
             blocked = x.op.emit("ReorderInput", x, domain=DOMAIN)
-            self._laid_out[x.value] = _described(blocked, x.dtype, [batch, self._rounded(channels), *size])
+            self._laid_out[x.value] = described(blocked, x.dtype, [batch, self.rounded(channels), *size])
         return self._laid_out[x.value]
 
-    def _plain(self, y: Tensor, channels: int) -> Tensor:
+    def plain(self, y: Tensor, channels: int) -> Tensor:
         """The first *channels* of *y*, which is in blocks, one after the other."""
         batch, _, *size = y.shape
         plain = y.op.emit("ReorderOutput", y, domain=DOMAIN, channels=channels)
-        return _described(plain, y.dtype, [batch, channels, *size])
+        return described(plain, y.dtype, [batch, channels, *size])
 
-    def _rounded(self, channels: int) -> int:
+    def rounded(self, channels: int) -> int:
         """*channels*, or as many as fill the last block."""
-        return -(-channels // self._block) * self._block
+        return -(-channels // self.block) * self.block
 
 
-def _reversed(w: Tensor) -> Tensor:
+def reversed_kernel(w: Tensor) -> Tensor:
     """The kernel *w* from its last tap to its first."""
-    op = w.op
-    return op.Slice(w, op.ints([-1, -1]), op.ints([np.iinfo(np.int64).min] * 2), op.ints([2, 3]), op.ints([-1, -1]))
+    op, axes = w.op, range(2, w.rank)
+    starts, ends = op.ints([-1 for _ in axes]), op.ints([np.iinfo(np.int64).min for _ in axes])
+    return op.Slice(w, starts, ends, op.ints(axes), starts)
 
 
-def _sum_over_samples(x: Tensor, y: Tensor, sample: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def sum_over_samples(x: Tensor, y: Tensor, sample: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The sum of what *sample* emits for each sample of *x* and *y*."""
     if isinstance(x.shape[0], int):
         return _scan_samples(x.op, x, y, sample)
@@ -253,7 +271,7 @@ def _sum_over_samples(x: Tensor, y: Tensor, sample: Callable[[Tensor, Tensor], T
     some.returns(total)
     none.returns(none.zeros_like(total))
     sums = x.op.emit("If", x.op.Size(x) > 0, then_branch=some.graph, else_branch=none.graph)
-    return _described(sums, x.dtype, total.shape)
+    return described(sums, x.dtype, total.shape)
 
 
 def _scan_samples(op: Tape, x: Tensor, y: Tensor, sample: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -265,7 +283,7 @@ def _scan_samples(op: Tape, x: Tensor, y: Tensor, sample: Callable[[Tensor, Tens
     inner.graph.inputs[:] = [total.value, signal.value, cotangent.value]
     inner.returns(total + addend)
     zeros = op.zeros_like(addend)
-    return _described(op.emit("Scan", zeros, x, y, body=inner.graph, num_scan_inputs=2), x.dtype, addend.shape)
+    return described(op.emit("Scan", zeros, x, y, body=inner.graph, num_scan_inputs=2), x.dtype, addend.shape)
 
 
 def _cropped(x: Tensor, steps: Steps) -> Tensor:
@@ -273,7 +291,7 @@ def _cropped(x: Tensor, steps: Steps) -> Tensor:
     return crop(x, {axis: (0, after) for axis, after in enumerate(steps.after, 2) if after < 0})
 
 
-def _surrounded(x: Tensor, steps: Steps) -> Tensor:
+def surrounded(x: Tensor, steps: Steps) -> Tensor:
     """*x* with its zeros around it."""
     down, across = zip(steps.before, steps.zeros_after, strict=True)
     return zero_pad(_cropped(x, steps), {2: down, 3: across})
@@ -286,7 +304,7 @@ def known_sizes(x: Tensor, first: int = 0) -> list[int]:
     return sizes
 
 
-def _described(x: Tensor, dtype: ir.DataType, shape: Sequence[Dim]) -> Tensor:
+def described(x: Tensor, dtype: ir.DataType, shape: Sequence[Dim]) -> Tensor:
     """*x*, of an operator that shape inference does not know, with its type and shape."""
     x.value.type, x.value.shape = ir.TensorType(dtype), ir.Shape(shape)
     return x

@@ -64,6 +64,7 @@ class WeightForm(Enum):
         "for each channel one product of rows by rows that contracts the batch too, of which some elements are picked"
     )
     COLUMNS = "one product of the long signal and the columns (im2col) of the short one, at stride 1 in one group"
+    SHIFTS = "as TAPS, but along the first axis, at stride 1 there, the shifts of the short signal side by side"
     GATHERED_TAPS = "the taps side by side, and for each member of the batch one product, summed over the batch"
 
 
@@ -75,7 +76,8 @@ def weight_form(sizes: ConvolutionSizes) -> WeightForm:
     each. To contract the batch in the product costs the transposition of both signals, and saves a gradient for
     each member of the batch: it pays where the weight is larger than the signals. The products of a depthwise
     convolution have one row and one column: those of whole rows of short signals are better filled. The columns of
-    the short signal serve both gradients, and are then computed once.
+    the short signal serve both gradients, and are then computed once. Shifts of a volume make products of fewer taps
+    and more rows; they copy the short signal, which is smaller than the taps of the long one.
     """
     if _suits_columns(sizes):
         return WeightForm.COLUMNS
@@ -90,7 +92,9 @@ def weight_form(sizes: ConvolutionSizes) -> WeightForm:
         return WeightForm.CONVOLUTION if few or taps > _MANY_TAPS else WeightForm.TAPS
     if taps > _MANY_TAPS:
         return WeightForm.CONVOLUTION
-    return WeightForm.TAPS_OVER_BATCH if _has_larger_weight(sizes) else WeightForm.TAPS
+    if _has_larger_weight(sizes):
+        return WeightForm.TAPS_OVER_BATCH
+    return WeightForm.SHIFTS if len(sizes.kernel) == 3 else WeightForm.TAPS
 
 
 def is_depthwise(sizes: ConvolutionSizes) -> bool:

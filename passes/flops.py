@@ -14,8 +14,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from .einsum_equations import explicit_labels
 from .memory_of_values import NOMINAL_SIZE, VIEWS, size_of_dim
-from .rules.einsum import explicit_labels
 from .subgraphs import Iteration
 from .substitution import subgraphs_of
 

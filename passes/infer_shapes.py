@@ -9,6 +9,7 @@ import sympy
 from onnx_shape_inference import ShapeInferenceContext, infer_symbolic_shapes
 
 from .classical_shapes import registry
+from .einsum_equations import explicit_labels
 from .errors import Error, InvalidModelError, describe
 from .known_results import KnownResults, question_of
 from .sequence_shapes import describe_lists
@@ -166,6 +167,8 @@ def _correct(node: ir.Node) -> bool:
         return _keep_rank_of_reduction(node)
     if node.op_type == "If":
         return _forget_one_branch(node)
+    if node.op_type == "Einsum":
+        return _broadcast_labels(node)
     return _keep_slices_open(node) if node.op_type == "Slice" else _keep_symbols_apart(node)
 
 
@@ -192,6 +195,25 @@ def _keep_rank_of_reduction(node: ir.Node) -> bool:
         return False
     output.shape = ir.Shape([None] * len(source.shape))
     return True
+
+
+def _broadcast_labels(node: ir.Node) -> bool:
+    """Let a size of 1 in the result of an Einsum be that of the other operands with the label.
+
+    The inference library takes the size that the first operand has.
+    """
+    shapes, output = [value.shape for value in node.inputs if value is not None], node.outputs[0]
+    known = [shape for shape in shapes if shape is not None]
+    if output.shape is None or len(known) < len(node.inputs):
+        return False
+    terms, result = explicit_labels(node.attributes["equation"].as_string(), [len(shape) for shape in known])
+    named = [pair for term, shape in zip(terms, known, strict=True) for pair in zip(term, shape, strict=True)]
+    sizes = {label: size for label, size in reversed(named) if size != 1}
+    dims = [sizes.get(label, 1) if size == 1 else size for label, size in zip(result, output.shape, strict=True)]
+    changed = dims != list(output.shape)
+    if changed:
+        output.shape = ir.Shape(dims)
+    return changed
 
 
 def _forget_one_branch(node: ir.Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -41,27 +41,29 @@ class LowerCorrelations(ir.passes.InPlacePass):
         lowered = False
         for graph in list(all_graphs(model.graph)):
             marked = []
-            for node in graph:
+            positions = {}
+            for position, node in enumerate(graph):
                 # Of a graph that was compiled before, whose values bear other names by now.
                 node.metadata_props.pop(CORRELATION, None)
+                positions[node] = position
                 if KERNEL in node.metadata_props:
                     marked.append(node)
             tape = outer if graph is model.graph else outer.body(graph)
             for node in marked:
-                self._lower(tape, node)
+                self._lower(tape, node, positions)
             lowered = lowered or bool(marked)
         if lowered:
             EliminateCommonSubexpressions(self._protected).call(model)
             EliminateDeadCode(self._protected).call(model)
         return ir.passes.PassResult(model, lowered)
 
-    def _lower(self, op: Tape, node: ir.Node) -> None:
+    def _lower(self, op: Tape, node: ir.Node, positions: Mapping[ir.Node, int]) -> None:
         kernel = [int(size) for size in json.loads(node.metadata_props.pop(KERNEL))]
         count = len(op.graph)
         op.at(node.name or CORRELATION, dict(node.metadata_props))
         group = node.attributes.get_int("group", 1)
         x, y = (op.tensor(value) for value in node.inputs if value is not None)
-        long, short = _ungrouped(x, group), _swapped(y)
+        long, short = _ungrouped(x, group), _known_swapped(y, node, positions) or _swapped(y)
         windows = _windows(node, long, short, kernel[2:])
         like = op.tensor(ir.Value(name="kernel", type=ir.TensorType(x.dtype), shape=ir.Shape(kernel)))
         forms = weight_forms(long, short, like, windows, group)
@@ -111,6 +113,22 @@ def _swapped(signal: Tensor) -> Tensor:
         assert node.inputs[0] is not None
         return signal.op.tensor(node.inputs[0])
     return signal.transpose([1, 0, *range(2, signal.rank)])
+
+
+def _known_swapped(signal: Tensor, reader: ir.Node, positions: Mapping[ir.Node, int]) -> Tensor | None:
+    """What is computed before *reader* and is *signal* with its first two axes in each other's place, if anything.
+
+    Where a signal has been transposed before it was swapped, one Transpose does both, and another its own part.
+    """
+    node = signal.value.producer()
+    if node is None or node.op_type != "Transpose" or node.inputs[0] is None or "perm" not in node.attributes:
+        return None
+    first, second, *rest = node.attributes.get_ints("perm")
+    for other in node.inputs[0].consumers():
+        known = positions.get(other, len(positions)) < positions[reader] and other.op_type == "Transpose"
+        if known and list(other.attributes.get_ints("perm", ())) == [second, first, *rest]:
+            return signal.op.tensor(other.outputs[0])
+    return None
 
 
 def _swaps(node: ir.Node) -> bool:

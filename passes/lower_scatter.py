@@ -50,7 +50,8 @@ def _may_lose_updates(node: ir.Node) -> bool:
         return False
     tensor = None if indices.is_graph_input() else ir.convenience.get_const_tensor(indices)
     if tensor is None:
-        return not all(isinstance(size, int) for size in reads) or prod(reads) > 1
+        known = [size for size in reads if isinstance(size, int)]
+        return len(known) < len(reads) or prod(known) > 1
     tuples = tensor.numpy().reshape(-1, depth)
     sizes = [size for size in data.shape[:depth] if isinstance(size, int)]
     if len(sizes) < depth:

@@ -62,8 +62,8 @@ def scattered_on_one_thread() -> int | None:
         "indices": np.zeros((rows, 1), np.int64),
         "updates": np.ones((rows, _WIDTH), np.float32),
     }
-    counts = (session.run(None, feeds)[0] for _ in range(_TRIALS))
-    return _SCATTERED if all(np.array_equal(count, np.full((1, _WIDTH), rows)) for count in counts) else None
+    counts = (np.asarray(session.run(None, feeds)[0]) for _ in range(_TRIALS))
+    return _SCATTERED if all(bool(np.all(count == rows)) for count in counts) else None
 
 
 @cache

@@ -8,6 +8,7 @@ of the short and the long signal, and P the positions of the short signal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from functools import cache, partial
 from itertools import product
@@ -21,8 +22,8 @@ from ..correlations import mark_correlation
 from ..forms import Alternatives
 from ..registry import Primal
 from ..tape import Tensor
-from .sizes import join_sizes, size_of
-from .slicing import zero_pad
+from .sizes import join_sizes, larger, size_of
+from .slicing import crop, zero_pad
 from .sliding_windows import Windows, convolve, convolve_transposed, correlate
 
 _MOST_TAPS = 64
@@ -76,6 +77,8 @@ def weight_forms(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], gr
             WeightForm.GATHERED_TAPS: partial(by_taps, gathered=True),
             WeightForm.TAPS_OVER_BATCH: partial(_correlate_over_batch, windows=windows, sizes=sizes),
         }
+        if group == 1 and windows[0].stride == 1 < sizes.kernel[0] and windows[0].has_known_pads:
+            forms[WeightForm.SHIFTS] = partial(_correlate_by_shifts, windows=windows, sizes=sizes)
         reversed_windows = _reversed_windows(windows, sizes.kernel)
         if group == 1 and reversed_windows is not None:
             forms[WeightForm.COLUMNS] = partial(_correlate_columns, windows=reversed_windows, sizes=sizes)
@@ -195,11 +198,39 @@ def _correlate_by_taps(
     x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes, *, gathered: bool
 ) -> Tensor:
     """Σ y xᵀ over the batch, for each tap: (N, G, M, P) by (N, G, C, P)."""
+    return _taps_last(_products_of_taps(x, y, windows, sizes, gathered=gathered), w, sizes)
+
+
+def _products_of_taps(
+    x: Tensor, y: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes, *, gathered: bool
+) -> Tensor:
+    """The products of `_correlate_by_taps`, side by side: (G, M, taps · C)."""
     rows = _matrices(y, sizes.short_channels, sizes)
     taps = (_matrices(tap, sizes.long_channels, sizes) for tap in _taps(x, y, windows, sizes.kernel))
     columns = [_concatenate(list(taps), axis=rows.rank - 2)] if gathered else taps
     products = [rows @ each.swap_last_two() for each in columns]
-    return _taps_last(_concatenate(products, axis=rows.rank - 1).sum([0]), w, sizes)
+    return _concatenate(products, axis=rows.rank - 1).sum([0])
+
+
+def _correlate_by_shifts(
+    x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], sizes: ConvolutionSizes
+) -> Tensor:
+    """As `_correlate_by_taps`, of *y* as each tap of the first axis shifts it, side by side: (N, taps · M, P).
+
+    What is shifted beyond *x* is cut off: it meets zeros.
+    """
+    first, (count, *rest), met = windows[0], sizes.kernel, size_of(x, 2)
+    assert isinstance(first.before, int)
+    ahead = max((count - 1) * first.dilation - first.before, 0)
+    padded = zero_pad(y, {2: (ahead, larger(met - size_of(y, 2) + first.before, 0))})
+    starts = [ahead + first.before - tap * first.dilation for tap in range(count)]
+    shifted = [crop(padded, {2: (start, start + met)}) for start in starts]
+    beside = replace(sizes, short_channels=count * sizes.short_channels, kernel=(1, *rest))
+    products = _products_of_taps(
+        x, _concatenate(shifted, axis=1), [Windows(1, 1, 0, 0, 0), *windows[1:]], beside, gathered=False
+    )
+    products = products.reshape([count, sizes.short_channels, *rest, sizes.long_channels])
+    return products.transpose([1, products.rank - 1, 0, *range(2, products.rank - 1)])
 
 
 def _correlate_over_batch(

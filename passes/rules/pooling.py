@@ -11,7 +11,8 @@ from ..forms import Alternatives
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
 from .masking import FEW
-from .pooling_windows import kernel_over_count, overlap, pooling_windows, spread_average
+from .pooling_averages import spread_average
+from .pooling_windows import kernel_over_count, overlap, pooling_windows
 from .pooling_winners import Cells, find_cells, to_winners, winners
 from .scattering import add_slices, put_at_flat_positions
 
@@ -48,7 +49,7 @@ def average_pool(n: Primal, dy: Tensor) -> Cotangent:
             ratio = kernel_over_count(x, each, padding_counts=bool(n.attr("count_include_pad", 0)))
             if ratio is not None:
                 weighted = weighted * ratio.unsqueeze(list(range(1, x.rank - axis)))
-        return spread_average(weighted, x, windows)
+        return spread_average(n, weighted, x, windows)
 
     return cotangent
 
@@ -61,7 +62,7 @@ def lp_pool(n: Primal, dy: Tensor) -> Cotangent:
     def cotangent() -> Tensor:
         windows = pooling_windows(n)
         elements = prod(each.kernel for each in windows)
-        return _norm_slope(x, p) * spread_average(_over_norm(dy, y, p) * float(elements), x, windows)
+        return _norm_slope(x, p) * spread_average(n, _over_norm(dy, y, p) * float(elements), x, windows)
 
     return cotangent
 

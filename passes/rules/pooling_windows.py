@@ -1,10 +1,8 @@
-"""The windows of a pooling operator, and the adjoint of averaging them."""
+"""The windows of a pooling operator."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +10,6 @@ import onnx_ir as ir
 from ..registry import Primal
 from ..tape import Tensor
 from .sizes import Size, join_sizes, larger, size_of
-from .sliding_windows import Windows, convolve_transposed
 
 
 @dataclass(frozen=True)
@@ -71,24 +68,6 @@ def overlap(n: Primal) -> bool:
     return any(stride < (size - 1) * dilation + 1 for size, stride, dilation in steps)
 
 
-def spread_average(dy: Tensor, x: Tensor, windows: Sequence[PoolingWindows]) -> Tensor:
-    """The adjoint of averaging windows of *x*, whatever they cover, over the size of the kernel.
-
-    With strides of 1 it is an average in turn, over mirrored windows. Else it is a ConvTranspose of each channel
-    alone, which in ONNX Runtime is as fast as one grouped by channels and does not need to know how many there are.
-    """
-    op = dy.op
-    kernel = [each.kernel for each in windows]
-    mirrored = [_mirrored_pads(each) for each in windows]
-    pads = [pair for pair in mirrored if pair is not None]
-    if len(pads) == len(windows):
-        both = [before for before, _ in pads] + [after for _, after in pads]
-        return op.AveragePool(dy, kernel_shape=kernel, pads=both, count_include_pad=1)
-    planes = op.Reshape(dy, op.ints([-1, 1, *[0] * len(windows)]))
-    weight = op.constant(np.full((1, 1, *kernel), 1 / prod(kernel)), dy.dtype)
-    return convolve_transposed(planes, weight, x, [_as_convolution(each) for each in windows], 1).reshape_like(x)
-
-
 def kernel_over_count(x: Tensor, windows: PoolingWindows, *, padding_counts: bool) -> Tensor | None:
     """The size of the kernel over the number of elements that each window averages, [count]; None if 1 everywhere.
 
@@ -111,22 +90,3 @@ def kernel_over_count(x: Tensor, windows: PoolingWindows, *, padding_counts: boo
     counted = reached < end if padding_counts else op.And(reached >= 0, reached < end)
     counts = counted.cast(x.dtype).sum([1])
     return float(w.kernel) / op.Max(counts, op.constant(1, x.dtype))
-
-
-def _mirrored_pads(w: PoolingWindows) -> tuple[int, int] | None:
-    """The pads with which the adjoint is a pool itself; None if there are none.
-
-    Dilations are left out: AveragePool has had them only since opset 19.
-    """
-    if w.stride > 1 or w.dilation > 1 or not isinstance(w.before, int) or not isinstance(w.after, int):
-        return None
-    before, after = w.kernel - 1 - w.before, w.kernel - 1 - w.after
-    return (before, after) if before >= 0 and after >= 0 else None
-
-
-def _as_convolution(w: PoolingWindows) -> Windows:
-    """These windows as those of a convolution, with the padding that they reach into."""
-    if isinstance(w.size, int) and isinstance(w.count, int) and isinstance(w.before, int):
-        beyond = (w.count - 1) * w.stride + w.extent - w.size - w.before
-        return Windows(w.stride, w.dilation, w.before, max(beyond, 0), max(-beyond, 0))
-    return Windows(w.stride, w.dilation, w.before, 0, None)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import onnx_ir as ir
 
 from ..registry import Cotangent, Primal, Registry
 from ..tape import Tensor
+from .resizing_blocks import BLOCK, Blocks, apply_in_blocks, find_blocks
 from .sizes import Size, join_sizes, size_of
 from .slicing import crop
 
@@ -40,7 +44,12 @@ def resize(n: Primal, dy: Tensor) -> Cotangent:
             return _sum_blocks(n.required(0), dy, repeats)
         result = dy
         for axis, position in axes.items():
-            result = _apply(matrix(n, axis, position), result, axis)
+            blocks = None if shared_scale else _blocks(n, axis, position)
+            if blocks is None:
+                result = _apply(matrix(n, axis, position), result, axis)
+            else:
+                comb = n.op.constant(np.eye(2 * BLOCK), _weight_type(n.required(0)))
+                result = apply_in_blocks(partial(_resized_rows, n, position), comb, result, axis, blocks)
         return result
 
     return cotangent
@@ -90,6 +99,13 @@ def _repeats(n: Primal, axes: dict[int, int]) -> dict[int, int] | None:
     return repeats
 
 
+def _blocks(n: Primal, axis: int, position: int) -> Blocks | None:
+    before, after, scales = n.required(0).shape[axis], n.outputs[0].shape[axis], _scales(n)
+    if not isinstance(before, int) or not isinstance(after, int):
+        return None
+    return find_blocks(n, before, after, None if scales is None else scales[position])
+
+
 def _sum_blocks(x: Tensor, dy: Tensor, repeats: dict[int, int]) -> Tensor:
     sizes: list[Size] = []
     copies = []
@@ -104,12 +120,20 @@ def _sum_blocks(x: Tensor, dy: Tensor, repeats: dict[int, int]) -> Tensor:
 def _matrix(n: Primal, axis: int, position: int) -> Tensor:
     """What the node does along *axis*: the matrix, transposed, of shape (size before, size after)."""
     op, x = n.op, n.required(0)
-    roi, scales, sizes = n.input(1), n.input(2), n.input(3)
-    dtype = ir.DataType.FLOAT if x.dtype.bitwidth < 32 else x.dtype
     before = size_of(x, axis)
-    identity = op.EyeLike(op.Expand(op.constant(0, dtype), join_sizes(op, [before, before])))
+    identity = op.EyeLike(op.Expand(op.constant(0, _weight_type(x)), join_sizes(op, [before, before])))
+    return _resized_rows(n, position, identity).cast(x.dtype)
+
+
+def _weight_type(x: Tensor) -> ir.DataType:
+    return ir.DataType.FLOAT if x.dtype.bitwidth < 32 else x.dtype
+
+
+def _resized_rows(n: Primal, position: int, rows: Tensor) -> Tensor:
+    """What the node makes of *rows*, a matrix, along the axis of that *position* in the scales or sizes."""
+    op, roi, scales, sizes = n.op, n.input(1), n.input(2), n.input(3)
     if roi is not None and roi.shape != (0,):
-        count = len(n.attr("axes", range(x.rank)))
+        count = len(n.attr("axes", range(n.required(0).rank)))
         ones, zeros = op.constant([1, 1, 1], roi.dtype), op.constant([0, 0, 0], roi.dtype)
         start, end = _pick(roi, position), _pick(roi, count + position)
         roi = op.Concat(zeros, start, ones, end, axis=0)
@@ -118,10 +142,9 @@ def _matrix(n: Primal, axis: int, position: int) -> Tensor:
         sizes = None
     else:
         assert sizes is not None
-        sizes = join_sizes(op, [1, 1, before, _pick(sizes, position)])
+        sizes = join_sizes(op, [1, 1, size_of(rows, 0), _pick(sizes, position)])
     attributes = {name: attribute.value for name, attribute in n.node.attributes.items() if name not in _OWN_ATTRIBUTES}
-    resized = op.Resize(identity.unsqueeze([0, 1]), roi, scales, sizes, **attributes)
-    return resized.squeeze([0, 1]).cast(x.dtype)
+    return op.Resize(rows.unsqueeze([0, 1]), roi, scales, sizes, **attributes).squeeze([0, 1])
 
 
 def _matrix_of_shared_scale(n: Primal, axis: int, _: int) -> Tensor:
@@ -138,7 +161,7 @@ def _matrix_of_shared_scale(n: Primal, axis: int, _: int) -> Tensor:
         # One more axis in front of them, which is not resized.
         free, axis, sizes, resized = 0, axis + 1, [1, *sizes], [each + 1 for each in resized]
     rank = len(sizes)
-    dtype = ir.DataType.FLOAT if x.dtype.bitwidth < 32 else x.dtype
+    dtype = _weight_type(x)
     before = sizes[free] = sizes[axis]
     identity = op.EyeLike(op.Expand(op.constant(0, dtype), join_sizes(op, [before, before])))
     placed = identity.unsqueeze([each for each in range(rank) if each not in (free, axis)])

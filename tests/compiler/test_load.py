@@ -343,3 +343,19 @@ def test_the_weights_of_the_mlp_are_what_they_are() -> None:
         value = loaded.model.graph.initializers[name].const_value
         assert value is not None
         np.testing.assert_array_equal(value.numpy(), array)
+
+
+def test_an_output_of_unknown_rank() -> None:
+    """Exporters leave out a shape that they do not know, and ONNX Runtime runs such a model."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[n, 2] x) => (float[n, 2] y)'
+        "<float[2, 2] w = {1, 2, 3, 4}> { y = MatMul (x, w) }"
+    )
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+    before = model.SerializeToString(deterministic=True)
+    gradient = (
+        onnxgrad.compile(model).session().grad({"x": np.eye(2, dtype=np.float32)}, {"y": np.full((2, 2), 3.0, "f")})
+    )
+    np.testing.assert_array_equal(gradient["w"], np.full((2, 2), 3.0))
+    assert model.SerializeToString(deterministic=True) == before

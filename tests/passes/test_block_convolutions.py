@@ -60,9 +60,9 @@ def expected(
     if op_type == "Conv":
         around = [pads[axis + side * rank] for axis in reversed(range(rank)) for side in (0, 1)]
         padded = torch.nn.functional.pad(padded, around)
-        function = (torch.nn.functional.conv1d, torch.nn.functional.conv2d)[rank - 1]
+        function = getattr(torch.nn.functional, f"conv{rank}d")
     else:
-        function = (torch.nn.functional.conv_transpose1d, torch.nn.functional.conv_transpose2d)[rank - 1]
+        function = getattr(torch.nn.functional, f"conv_transpose{rank}d")
         options["output_padding"] = attributes.get("output_padding", 0)
     y = function(padded, leaves["w"], leaves["b"], groups=attributes.get("group", 1), **options)
     if op_type == "ConvTranspose":
@@ -143,6 +143,33 @@ CASES: list[tuple[list[int | str], tuple[int, ...], str, dict[str, Any], list[st
         {"strides": [2, 2], "pads": SAME, "output_padding": [1, 1], "group": 16},
         ["dw", "dx", "y"],
     ),
+    (["n", 64, 12, 13], (64, 16, 3, 3), "Conv", {"pads": SAME, "group": 4}, [*["dw"] * 16, "dx", "y"]),
+    ([3, 32, 12, 13], (64, 16, 3, 3), "Conv", {"pads": [0, 1, 2, 1], "group": 2}, [*["dw"] * 16, "dx", "y"]),
+    ([2, 12, 22, 13], (28, 3, 3, 3), "Conv", {"strides": [2, 1], "group": 4}, ["dw"] * 3),
+    (["n", 8, 14, 14], (16, 1, 3, 3), "Conv", {"pads": SAME, "dilations": [1, 2], "group": 8}, ["dw"]),
+    ([2, 32, 40], (32, 4, 5), "Conv", {"pads": [2, 2], "group": 8}, ["dw"] * 4),
+    ([2, 16, 12, 13], (16, 2, 3, 3), "ConvTranspose", {"strides": [2, 2], "pads": SAME, "group": 4}, ["dw"] * 2),
+    ([2, 16, 6, 7, 8], (28, 16, 3, 3, 3), "Conv", {"pads": [1] * 6}, ["dw", *["dx"] * 3, *["y"] * 3]),
+    (["n", 32, 4, 8, 7], (32, 32, 3, 3, 2), "Conv", {"pads": [1, 1, 1, 1, 1, 0]}, ["dw", *["dx"] * 3, *["y"] * 3]),
+    (
+        ["n", 28, 7, 9, 11],
+        (16, 28, 3, 3, 2),
+        "Conv",
+        {"pads": [2, 0, 1, 1, 1, 1], "strides": [1, 2, 1], "dilations": [2, 1, 3]},
+        ["dw", "y", "y", "y"],
+    ),
+    ([2, 16, 9, 9, 9], (16, 16, 3, 3, 3), "Conv", {"pads": [1] * 6, "strides": [2, 2, 2]}, ["y"] * 3),
+    ([1, 3, 5, 8, 8], (48, 3, 3, 3, 3), "Conv", {"pads": [0, 1, 1, 2, 1, 1]}, ["dw"]),
+    (["n", 32, 6, 8, 8], (16, 32, 1, 3, 3), "Conv", {"pads": [0, 1, 1, 0, 1, 1]}, ["dw", "dx", "y"]),
+    ([2, 16, 3, 8, 8], (16, 16, 3, 3, 3), "Conv", {"pads": [4, 1, 1] * 2, "dilations": [4, 1, 1]}, ["dw"]),
+    (
+        ["n", 32, 5, 6, 7],
+        (32, 16, 3, 2, 3),
+        "ConvTranspose",
+        {"pads": [1, 0, 1, 2, 1, 0], "dilations": [2, 1, 1]},
+        ["dw", *["dx"] * 3, *["y"] * 3],
+    ),
+    ([2, 32, 4, 5, 6], (32, 16, 2, 2, 2), "ConvTranspose", {"strides": [2, 2, 2]}, ["dx", "dx"]),
 ]
 
 
@@ -167,12 +194,13 @@ def test_against_pytorch(
 
 
 def test_a_batch_without_samples() -> None:
-    for w, group in [((32, 32, 3, 3), 1), ((32, 1, 3, 3), 32)]:
-        model = convolution(["n", 32, 14, 14], w, pads=SAME, group=group)
+    for w, group in [((32, 32, 3, 3), 1), ((32, 1, 3, 3), 32), ((32, 16, 3, 3), 2), ((32, 32, 3, 3, 3), 1)]:
+        size = [14] * (len(w) - 2)
+        model = convolution(["n", 32, *size], w, pads=SAME[:2] * len(size), group=group)
         program = onnxgrad.compile(model, wrt=["x", "w"])
         laid_out = in_blocks(program)
-        assert blocked(laid_out) == ["dw", "dx", "y"]
-        empty = np.zeros((0, 32, 14, 14), np.float32)
+        assert sorted({*blocked(laid_out)}) == ["dw", "dx", "y"]
+        empty = np.zeros((0, 32, *size), np.float32)
         results = run(laid_out, {"x": empty, "y.grad_output": empty, **program.parameters})
         assert results["y"].shape == results["x.grad"].shape == empty.shape
         assert not results["w.grad"].any()
@@ -184,16 +212,42 @@ def test_a_batch_without_samples() -> None:
         ([2, 32, 14, 14], (16, 32, 1, 1), {}),
         ([2, 8, 14, 14], (8, 8, 3, 3), {}),
         ([2, 6, 14, 14], (6, 1, 3, 3), {"group": 6}),
-        ([2, 32, 14, 14], (32, 16, 3, 3), {"group": 2}),
+        ([2, 24, 14, 14], (32, 12, 3, 3), {"group": 2}),
         ([2, 32, "h", 14], (32, 32, 3, 3), {}),
-        ([2, 32, 14, 14], (32, 32, 3, 3), {"auto_pad": "SAME_UPPER"}),
-        ([2, 16, 5, 6, 7], (16, 16, 3, 3, 3), {}),
+        ([2, 8, 5, 6, 7], (16, 8, 3, 3, 3), {}),
+        ([2, 32, 5, 6, 7], (32, 16, 3, 3, 3), {"group": 2}),
+        ([2, 32, 5, 6, 7], (16, 32, 1, 1, 1), {}),
+        ([2, 32, 5, 6, 7], (16, 32, 3, 1, 1), {}),
     ],
     ids=str,
 )
 def test_what_gains_nothing_stays(x: list[int | str], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
     laid_out = in_blocks(onnxgrad.compile(convolution(x, w, **attributes), wrt=["w"]))
     assert [form for form in blocked(laid_out) if form != "dw"] == []
+
+
+@pytest.mark.parametrize(("size", "forms"), [(10, ["dw"]), (6, [])])
+def test_gradients_larger_than_the_signals(size: int, forms: list[str]) -> None:
+    """Gradients of single samples are added up unless those are far larger than the samples."""
+    model = convolution([2, 64, size, size], (128, 64, 3, 3), pads=SAME, strides=[2, 2])
+    laid_out = in_blocks(onnxgrad.compile(model, wrt=["w"]))
+    assert [form for form in blocked(laid_out) if form == "dw"] == forms
+
+
+def test_a_transposed_convolution_by_a_constant() -> None:
+    """The gradient of averages over windows that overlap. A Conv by a constant the runtime lays out itself."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 18]> g (float[n, 32, 14, 14] x) => (float[n, 32, 7, 7] y)'
+        "{ y = AveragePool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (x) }"
+    )
+    laid_out = in_blocks(onnxgrad.compile(model, wrt=["x"]))
+    assert "ConvTranspose" not in {node.op_type for node in laid_out.graph}
+    for batch in (3, 1, 0):
+        x = torch.randn(batch, 32, 14, 14, requires_grad=True)
+        y = torch.nn.functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+        dy = torch.randn_like(y)
+        results = run(laid_out, {"x": x.detach().numpy(), "y.grad_output": dy.numpy()})
+        np.testing.assert_allclose(results["x.grad"], torch.autograd.grad(y, x, dy)[0], atol=1e-6)
 
 
 def test_float64_stays() -> None:
@@ -218,6 +272,29 @@ def test_a_gradient_whose_signals_are_gone_stays() -> None:
     (last,) = (node for node in program.model.graph if CORRELATION in node.metadata_props)
     last.metadata_props[CORRELATION] = last.metadata_props[CORRELATION].replace('"x"', '"elsewhere"')
     assert blocked(in_blocks(program)) == ["y"]
+
+
+@pytest.mark.parametrize("batch", ["n", 3])
+def test_a_seed_with_the_channels_last(batch: int | str) -> None:
+    """Of its transpositions one is left, which serves both gradients: that of the kernel is described by it."""
+    model = convolution([batch, 32, 14, 14], (32, 1, 7, 7), pads=[3] * 4, group=32)
+    (last,) = (node for node in model.graph.node if node.op_type == "Identity")
+    last.op_type = "Transpose"
+    last.attribute.append(onnx.helper.make_attribute("perm", [0, 2, 3, 1]))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    program = onnxgrad.compile(onnx.shape_inference.infer_shapes(model), wrt=["x", "w"])
+    laid_out = in_blocks(program)
+    assert blocked(laid_out) == ["dw", "dx", "y"]
+    rng = np.random.default_rng(1)
+    signal, dy = (rng.standard_normal([3, 32, 14, 14], np.float32) for _ in range(2))
+    feeds = {"x": signal, "y.grad_output": dy.transpose(0, 2, 3, 1), **program.parameters}
+    results = run(laid_out, feeds)
+    attributes = {"pads": [3] * 4, "group": 32}
+    for name, want in expected(model, signal, dy, "Conv", False, attributes).items():
+        got = results[name].transpose(0, 3, 1, 2) if name == "y" else results.get(name)
+        if got is not None:
+            assert np.abs(got - want).max() < TOLERANCE * np.abs(want).max(), name
 
 
 def test_sessions_use_it_where_they_may() -> None:

@@ -171,7 +171,13 @@ def test_conv_transpose_that_is_longer_than_its_windows() -> None:
     )
 
 
-PRODUCTS = [WeightForm.TAPS, WeightForm.TAPS_OVER_BATCH, WeightForm.COLUMNS, WeightForm.GATHERED_TAPS]
+PRODUCTS = [
+    WeightForm.TAPS,
+    WeightForm.TAPS_OVER_BATCH,
+    WeightForm.COLUMNS,
+    WeightForm.SHIFTS,
+    WeightForm.GATHERED_TAPS,
+]
 
 
 @pytest.mark.parametrize("form", PRODUCTS)
@@ -276,6 +282,8 @@ def gradients(x: list[Any], w: tuple[int, ...], **attributes: Any) -> onnx.Model
         ([28, 28], (96, 1, 3, 3), {"group": 96}, {"MatMul": 3, "Conv": 1}),
         ([14, 14], (96, 1, 3, 3), {"group": 96}, {"MatMul": 3, "Conv": 1}),
         (["H", "W"], (64, 64, 3, 3), {"pads": [1, 1, 1, 1]}, {"MatMul": 9, "Conv": 1}),
+        ([24, 24, 24], (32, 64, 3, 3, 3), {"pads": [1] * 6}, {"MatMul": 9, "Conv": 1}),
+        ([24, 24, 24], (32, 64, 3, 3, 3), {"strides": [2, 2, 2]}, {"MatMul": 27, "ConvTranspose": 1}),
     ],
 )
 def test_form_by_sizes(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from onnxgrad.passes.rules.einsum import explicit_labels
+from onnxgrad.passes.einsum_equations import explicit_labels
 
 from .checking import check_rule
 

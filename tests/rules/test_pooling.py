@@ -147,12 +147,18 @@ def test_max_pool_by_winners(shape: tuple[int, ...], attributes: dict[str, Any])
     )
 
 
-def pool_model(shape: Sequence[int | str], attributes: dict[str, Any], dtype: str = "float", outputs: int = 1) -> Any:
+def pool_model(
+    shape: Sequence[int | str],
+    attributes: dict[str, Any],
+    dtype: str = "float",
+    outputs: int = 1,
+    pool: str = "MaxPool",
+) -> Any:
     options = ", ".join(f"{name} = {value}" for name, value in attributes.items())
     results = ", ".join(["y", "i"][:outputs])
     model = onnx.parser.parse_model(
         '<ir_version: 13, opset_import: ["": 26]>'
-        f"pool ({dtype}[{', '.join(map(str, shape))}] x) => ({results}) {{ {results} = MaxPool <{options}> (x) }}"
+        f"pool ({dtype}[{', '.join(map(str, shape))}] x) => ({results}) {{ {results} = {pool} <{options}> (x) }}"
     )
     return ir.to_proto(InferShapes()(ir.from_proto(model)).model)
 
@@ -226,6 +232,60 @@ def test_average_pool(
         attributes=attributes,
         torch_function=lambda x: pool(x, count_include_pad=bool(count_include_pad), **torch_options(attributes)),
     )
+
+
+ALONE: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((1, 2, 5, 4), {"kernel_shape": [9, 7], "strides": [9, 7], "ceil_mode": 1}),
+    ((2, 1, 4, 4), {"kernel_shape": [4, 4], "strides": [1, 1]}),
+    ((1, 2, 5, 6), {"kernel_shape": [4, 2], "strides": [4, 2]}),
+    ((1, 2, 5, 4), {"kernel_shape": [4, 2], "strides": [5, 1], "pads": [1, 1, 0, 1]}),
+    ((1, 2, 6), {"kernel_shape": [8], "strides": [3], "pads": [2, 2], "ceil_mode": 1}),
+]
+"""Windows of which there is one along some axis, and what they reach beyond the input."""
+
+
+@pytest.mark.parametrize(("shape", "attributes"), [*WINDOWS, *SIDE_BY_SIDE, *ALONE])
+@pytest.mark.parametrize("form", ["averaged", "transposed"])
+def test_average_pool_in_each_form(shape: tuple[int, ...], attributes: dict[str, Any], form: str) -> None:
+    """The other forms than the one that is expected to be the fastest, if there are any."""
+
+    def choose(alternatives: Alternatives) -> str:
+        return form if form in alternatives.forms else alternatives.expected
+
+    paddings = attributes.get("pads", [])
+    symmetric = paddings[: len(paddings) // 2] == paddings[len(paddings) // 2 :]
+    pool, options = POOLS[len(shape) - 2][1], torch_options(attributes)
+    check_rule(
+        "AveragePool",
+        [sample(*shape)],
+        attributes=attributes,
+        torch_function=(lambda x: pool(x, count_include_pad=False, **options)) if symmetric else None,
+        rules=Registry(BUILTIN_RULES, choose=choose),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "kernel", "operator"),
+    [
+        (("n", 3, 8, 6), "float", (2, 3), "Resize"),
+        (("n", 3, "height", "width"), "float16", (2, 3), "Resize"),
+        (("n", 3, "height", "width"), "double", (2, 3), "ConvTranspose"),
+        (("n", 3, 8, 6), "double", (2, 3), "ConvTranspose"),
+        (("n", 3, 5, 5), "float", (6, 6), "Expand"),
+        (("n", 3, 5, 5), "double", (6, 6), "Expand"),
+    ],
+)
+def test_windows_that_share_no_elements_are_not_added_up(
+    shape: tuple[int | str, ...], dtype: str, kernel: tuple[int, int], operator: str
+) -> None:
+    attributes = {"kernel_shape": list(kernel), "strides": list(kernel), "ceil_mode": int(kernel == (6, 6))}
+    operators = {
+        node.op_type
+        for node in joint_graph(
+            pool_model(shape, attributes, dtype, pool="AveragePool"), ["x"], BUILTIN_RULES
+        ).graph.node
+    }
+    assert {"ConvTranspose", "Expand", "Resize"} & operators == {operator}
 
 
 @pytest.mark.parametrize("attributes", OTHER_FORMS)
