@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import onnx_ir as ir
 
 from ..forms import Alternatives
@@ -21,6 +22,7 @@ _SLICES, _ELEMENTS, _PRODUCT = "slices", "elements", "product"
 
 MOST_IN_PRODUCT = 16
 """Up to so many positions to choose from, the product is expected to be faster than to scatter."""
+_MOST_OFFERED = 256
 _LARGEST_INT32 = 2**31 - 1
 
 
@@ -41,7 +43,9 @@ def sums_of_slices(like: Tensor, positions: Tensor, slices: Tensor, axis: int) -
 
     forms = {_SLICES: by_slices}
     if like.rank > 1:
-        forms[_ELEMENTS] = by_elements
+        if axis == 0:
+            # Along another, what is out of range would be in range of the elements.
+            forms[_ELEMENTS] = by_elements
         if _has_product(like, positions, axis):
             forms[_PRODUCT] = by_product
     return Alternatives(
@@ -75,7 +79,8 @@ def _has_product(like: Tensor, positions: Tensor, axis: int) -> bool:
     """Unless no reads could be several empty products, of which ONNX Runtime 1.31 sets only the first to zero."""
     reads = positions.shape[0]
     one_product = axis in (0, like.rank - 1)
-    return isinstance(like.shape[axis], int) and (one_product or (isinstance(reads, int) and reads > 0))
+    size = like.shape[axis]
+    return isinstance(size, int) and size <= _MOST_OFFERED and (one_product or (isinstance(reads, int) and reads > 0))
 
 
 def _expected(like: Tensor, positions: Tensor, axis: int) -> str:
@@ -85,7 +90,7 @@ def _expected(like: Tensor, positions: Tensor, axis: int) -> str:
     if like.rank == 1:
         return _SLICES
     if not isinstance(size, int):
-        return _ELEMENTS
+        return _ELEMENTS if axis == 0 else _SLICES
     few = size <= MOST_IN_PRODUCT and size <= 2 * prod(others)
     return _PRODUCT if few and _has_product(like, positions, axis) else _SLICES
 
@@ -107,15 +112,16 @@ def _product(like: Tensor, positions: Tensor, slices: Tensor, axis: int) -> Tens
     """The slices times a matrix with a one where a position is that of a row."""
     op, dtype = like.op, slices.dtype
     wide = ir.DataType.FLOAT if dtype in NARROW else dtype
-    rows = like.sizes([axis]).cast(ir.DataType.INT64)
-    numbers = _range(rows.squeeze([0])).unsqueeze([1])
-    ones = numbers.equals(_from_start(positions, like, axis)).cast(wide)
+    size = like.shape[axis]
+    assert isinstance(size, int)
+    # Gather refuses what is out of range.
+    ones = op.Gather(op.constant(np.eye(size), wide), positions, axis=0)
     slices = slices.cast(wide)
     if axis == like.rank - 1:
-        total = slices @ ones.transpose([1, 0])
+        total = slices @ ones
     else:
         merged = merge_axes(slices, axis + 1, like.rank)
-        total = op.Gemm(ones, merged) if axis == 0 else ones @ merged
+        total = op.Gemm(ones, merged, transA=1) if axis == 0 else ones.transpose([1, 0]) @ merged
     return total.cast(dtype).reshape_like(like)
 
 
