@@ -36,7 +36,7 @@ def sums_of_slices(like: Tensor, positions: Tensor, slices: Tensor, axis: int) -
         return add_slices(like.op.zeros_like(like), positions, slices, axis)
 
     def by_elements(like: Tensor, positions: Tensor, slices: Tensor) -> Tensor:
-        return _combine_elements(like.op.zeros_like(like), positions, slices, axis, "add")
+        return _combine_elements(like.op.zeros_like(like), positions, slices, "add")
 
     def by_product(like: Tensor, positions: Tensor, slices: Tensor) -> Tensor:
         return _product(like, positions, slices, axis)
@@ -63,13 +63,13 @@ def combine_rows(data: Tensor, positions: Tensor, rows: Tensor, reduction: str) 
     """*data* with *rows* combined with its slices along axis 0 at *positions* (1-D), as ScatterElements does."""
     if reduction == "add" and data.static_shape is not None and rows.static_shape is not None:
         return add_slices(data, positions, rows, 0)
-    return _combine_elements(data, positions, rows, 0, reduction)
+    return _combine_elements(data, positions, rows, reduction)
 
 
-def _combine_elements(data: Tensor, positions: Tensor, slices: Tensor, axis: int, reduction: str) -> Tensor:
+def _combine_elements(data: Tensor, positions: Tensor, slices: Tensor, reduction: str) -> Tensor:
     op, dtype = data.op, data.dtype
     wide = ir.DataType.FLOAT if dtype in NARROW else dtype
-    indices = positions if data.rank == 1 else _flat_indices(data, positions, axis).reshape([-1])
+    indices = positions if data.rank == 1 else _flat_indices(data, positions).reshape([-1])
     flat, updates = (tensor.reshape([-1]).cast(wide) for tensor in (data, slices))
     combined = op.ScatterElements(flat, indices, updates, axis=0, reduction=reduction)
     return combined.cast(dtype).reshape_like(data)
@@ -95,17 +95,12 @@ def _expected(like: Tensor, positions: Tensor, axis: int) -> str:
     return _PRODUCT if few and _has_product(like, positions, axis) else _SLICES
 
 
-def _flat_indices(like: Tensor, positions: Tensor, axis: int) -> Tensor:
-    """Where each element of the slices goes among the elements of *like* in row-major order."""
+def _flat_indices(like: Tensor, positions: Tensor) -> Tensor:
+    """Where each element of slices along axis 0 goes among those of *like*; what counts from the end still does."""
     known = like.static_shape
     dtype = ir.DataType.INT32 if known is not None and prod(known) <= _LARGEST_INT32 else ir.DataType.INT64
-    behind = like.count(range(axis + 1, like.rank), dtype=dtype)
-    if axis == 0:
-        # Counted from the end, a position gives indices that are, too.
-        return (positions.cast(dtype) * behind).unsqueeze([1]) + _range(behind)
-    indices = (_from_start(positions, like, axis).cast(dtype) * behind).unsqueeze([1]) + _range(behind)
-    before, stride = like.count(range(axis), dtype=dtype), like.count(range(axis, like.rank), dtype=dtype)
-    return (_range(before) * stride).unsqueeze([1, 2]) + indices
+    behind = like.count(range(1, like.rank), dtype=dtype)
+    return (positions.cast(dtype) * behind).unsqueeze([1]) + _range(behind)
 
 
 def _product(like: Tensor, positions: Tensor, slices: Tensor, axis: int) -> Tensor:
@@ -123,12 +118,6 @@ def _product(like: Tensor, positions: Tensor, slices: Tensor, axis: int) -> Tens
         merged = merge_axes(slices, axis + 1, like.rank)
         total = op.Gemm(ones, merged, transA=1) if axis == 0 else ones.transpose([1, 0]) @ merged
     return total.cast(dtype).reshape_like(like)
-
-
-def _from_start(positions: Tensor, like: Tensor, axis: int) -> Tensor:
-    """*positions*, of which negative ones count from the end, in int64 and counted from the start."""
-    positions = positions.cast(ir.DataType.INT64)
-    return positions.op.Where(positions < 0, positions + like.sizes([axis]), positions)
 
 
 def _range(count: Tensor) -> Tensor:
