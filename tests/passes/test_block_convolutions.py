@@ -174,7 +174,7 @@ CASES: list[tuple[list[int | str], tuple[int, ...], str, dict[str, Any], list[st
     ([2, 28, "h", 12], (32, 28, 3, 2), "Conv", {"dilations": [1, 2]}, ["dw", "y"]),
     (["n", 32, "h", "w"], (16, 32, 3, 3), "Conv", {"strides": [2, 2], "pads": SAME}, ["y"]),
     (["n", 3, "h", "w"], (16, 3, 7, 7), "Conv", {"pads": [3, 3, 3, 3]}, ["dw", "y"]),
-    (["n", 12, "h", "w"], (12, 1, 3, 3), "Conv", {"pads": SAME, "group": 12}, ["dx", "y"]),
+    (["n", 32, "h", "w"], (32, 1, 3, 3), "Conv", {"pads": SAME, "group": 32}, ["dx", "y"]),
     (["n", 32, "w"], (16, 32, 5), "Conv", {"pads": [2, 1]}, ["dw", "dx", "y"]),
 ]
 
