@@ -60,6 +60,7 @@ class BlockConvolutions(ir.passes.InPlacePass):
             if result is not None:
                 replaced, name = last.outputs[0], str(last.outputs[0].name)
                 move_before(node, count)
+                result.value.shape = replaced.shape or result.value.shape
                 substitute(replaced, result.value)
                 result.value.name, replaced.name = name, None
                 values[name] = result.value
@@ -96,7 +97,9 @@ class _Emitter:
             return None
         if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
             return None
-        if not _has_known_sizes(x) or not _has_known_sizes(y):
+        if not _has_known_channels(x) or not _has_known_channels(y):
+            return None
+        if (node.op_type == "ConvTranspose" or x.rank == 5) and not (_has_known_sizes(x) and _has_known_sizes(y)):
             return None
         ones, zeros = (1,) * (x.rank - 2), (0,) * 2 * (x.rank - 2)
         pads = node.attributes.get_ints("pads", zeros)
@@ -169,9 +172,12 @@ class _Emitter:
             return None
         x, y = op.tensor(values[described.long]), op.tensor(values[described.short])
         result = op.tensor(node.outputs[0])
-        if not _has_known_sizes(x) or not _has_known_sizes(y) or result.static_shape is None:
+        if not _has_known_channels(x) or not _has_known_channels(y) or result.static_shape is None:
             return None
+        sized = _has_known_sizes(x) and _has_known_sizes(y)
         x, y, kernel = _image(x), _image(y), known_sizes(_image(result))
+        if not sized:
+            return self._correlate_any_size(x, y, kernel, described, result.rank)
         steps = _of_correlation(described, x, y, kernel[-2:])
         if result.rank == 5:
             sizes = (known_sizes(each, 2)[0] for each in (result, x, y))
@@ -186,7 +192,18 @@ class _Emitter:
             suitable = channels <= _MOST_CHANNELS and many % ALIGNMENT == 0
             return self._layout.correlate_in_groups(x, y, steps, channels) if suitable else None
         larger = prod(kernel) > _LARGER_KERNEL * (prod(known_sizes(x, 1)) + prod(known_sizes(y, 1)))
-        return self._layout.correlate(x, y, steps) if not larger and self._fill_blocks(many) else None
+        return self._layout.correlate(x, y, steps, kernel[2:]) if not larger and self._fill_blocks(many) else None
+
+    def _correlate_any_size(
+        self, x: Tensor, y: Tensor, kernel: Sequence[int], described: Correlation, rank: int
+    ) -> Tensor | None:
+        """Of signals whose heights or widths are not known, with windows one element apart."""
+        if described.after is None or described.group > 1 or rank > 4 or not self._fill_blocks(kernel[0]):
+            return None
+        before, after = _pair(described.before), _pair(described.after)
+        steps = Steps((1, 1), _pair(described.dilations, 1), before, after)
+        gradient = self._layout.correlate(x, y, steps, kernel[2:])
+        return gradient if rank == 4 else gradient.squeeze([2])
 
     def _correlate_volumes(
         self, x: Tensor, y: Tensor, kernel: Sequence[int], depth: Depth, steps: Steps
@@ -239,11 +256,16 @@ def _with_relu(node: ir.Node) -> ir.Node:
     return readers[0] if readers[0].op_type == "Relu" and readers[0].graph is node.graph else node
 
 
-def _has_known_sizes(signal: Tensor) -> bool:
-    """Whether *signal* is float32, of one to three dims, and all its sizes but that of the batch are known."""
+def _has_known_channels(signal: Tensor) -> bool:
+    """Whether *signal* is float32, of one to three dims, and it is known how many channels it has."""
     value = signal.value
     if value.dtype != ir.DataType.FLOAT or value.shape is None or value.shape.rank() not in (3, 4, 5):
         return False
+    return isinstance(signal.shape[1], int) and signal.shape[1] > 0
+
+
+def _has_known_sizes(signal: Tensor) -> bool:
+    """Whether all sizes of *signal* but that of the batch are known."""
     return all(isinstance(dim, int) and dim > 0 for dim in signal.shape[1:])
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -50,9 +51,9 @@ class Steps:
 class BlockedLayout:
     """Emits convolutions in blocks of *block* channels, into one graph.
 
-    Signals go in and come out as (batch, channels, height, width); all sizes but that of the batch are known. A signal
-    that serves several convolutions is laid out once. An *activation* is an elementwise operator that the result goes
-    through ("Relu"), if there is one.
+    Signals go in and come out as (batch, channels, height, width), of which the channels are known, and the height and
+    the width too, where it is not said that they need not be. A signal that serves several convolutions is laid out
+    once. An *activation* is an elementwise operator that the result goes through ("Relu"), if there is one.
     """
 
     def __init__(self, block: int) -> None:
@@ -62,7 +63,7 @@ class BlockedLayout:
     def convolve(
         self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None, group: int = 1
     ) -> Tensor:
-        """Conv of *x* by *w* (M, C, h, w); of several groups, each fills blocks of its own."""
+        """Conv of *x*, of any height and width, by *w* (M, C, h, w). Each of several groups fills blocks of its own."""
         many, channels, *_ = known_sizes(w)
         if channels >= self.block:
             x = self.blocked(x)
@@ -71,7 +72,7 @@ class BlockedLayout:
     def convolve_depthwise(
         self, x: Tensor, w: Tensor, bias: Tensor | None, steps: Steps, activation: str | None = None
     ) -> Tensor:
-        """Conv of *x* by *w* (C, 1, h, w), each channel by a kernel of its own."""
+        """Conv of *x*, of any height and width, by *w* (C, 1, h, w), each channel by a kernel of its own."""
         return self.plain(self._depthwise(self.blocked(x), w, bias, steps, activation), known_sizes(w)[0])
 
     def convolve_transposed(
@@ -135,19 +136,23 @@ class BlockedLayout:
             spread = spread.reshape([-1, channels, height * down, width * across])
         return self.plain(self._depthwise(spread, reversed_kernel(w), bias, steps, activation), known_sizes(w)[0])
 
-    def correlate(self, x: Tensor, y: Tensor, steps: Steps) -> Tensor:
+    def correlate(self, x: Tensor, y: Tensor, steps: Steps, kernel: Sequence[int]) -> Tensor:
         """Σ y[n, m, o] x[n, c, stride·o + dilation·k - before] over n and o, as (m, c, k): the gradient of a kernel.
 
         A Conv for each sample, whose batch are the channels of *x*, and whose kernel is that of *y*. The zeros are
-        laid around a sample when it is in the caches.
+        laid around a sample when it is in the caches. Heights and widths need not be known.
+
+        Args:
+            kernel: the sizes of k.
         """
-        (channels, *size), (many, *met) = known_sizes(x, 1), known_sizes(y, 1)
+        many = y.shape[1]
+        assert isinstance(many, int)
 
         def sample(signal: Tensor, cotangent: Tensor) -> Tensor:
-            signal = surrounded(signal.reshape([channels, 1, *size]), steps)
-            cotangent = self.blocked(cotangent.reshape([1, many, *met]))
-            around = Steps(steps.dilations, steps.strides, (0, 0), (0, 0))
-            return self.conv(signal, cotangent.reshape([self.rounded(many), 1, *met]), None, around)
+            signal, cotangent = surrounded(signal.unsqueeze([1]), steps), self.blocked(cotangent.unsqueeze([0]))
+            op, around = signal.op, Steps(steps.dilations, steps.strides, (0, 0), (0, 0))
+            met = op.Reshape(cotangent, op.ints([self.rounded(many), 1, 0, 0]))
+            return self.conv(signal, met, None, around, sizes=kernel)
 
         return self.plain(sum_over_samples(x, y, sample), many).transpose([1, 0, 2, 3])
 
@@ -206,18 +211,20 @@ class BlockedLayout:
         group: int = 1,
         activation: str | None = None,
         addend: Tensor | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> Tensor:
-        """The runtime's Conv of *x* by *kernel*, both laid out; *addend*, in blocks, is added before *activation*."""
-        many, _, *size = known_sizes(kernel)
+        """The runtime's Conv of *x* by *kernel*, both laid out; *addend*, in blocks, is added before *activation*.
+
+        Args:
+            sizes: the height and width of the result, where they do not follow from those that are known.
+        """
+        many, _, *size = kernel.shape
+        assert isinstance(many, int)
         if bias is not None:
             bias = zero_pad(bias, {0: (0, many - known_sizes(bias)[0])})
-        spans = [(extent - 1) * dilation + 1 for extent, dilation in zip(size, steps.dilations, strict=True)]
-        counts = [
-            (extent + before + after - span) // stride + 1
-            for extent, before, after, span, stride in zip(
-                known_sizes(x, 2), steps.before, steps.after, spans, steps.strides, strict=True
-            )
-        ]
+        attributes: dict[str, Any] = {} if activation is None else {"activation": activation}
+        if all(isinstance(each, int) for each in size):
+            attributes["kernel_shape"] = size
         y = x.op.emit(
             "Conv",
             x,
@@ -225,14 +232,13 @@ class BlockedLayout:
             bias,
             addend,
             domain=DOMAIN,
-            kernel_shape=size,
             strides=steps.strides,
             dilations=steps.dilations,
             pads=[*steps.before, *steps.after],
             group=group,
-            **({} if activation is None else {"activation": activation}),
+            **attributes,
         )
-        return described(y, x.dtype, [x.shape[0], many, *counts])
+        return described(y, x.dtype, [x.shape[0], many, *(sizes or _counts(x, size, steps))])
 
     def blocked(self, x: Tensor) -> Tensor:
         """*x* in blocks, the last of which is filled with zeros."""
@@ -259,6 +265,18 @@ def reversed_kernel(w: Tensor) -> Tensor:
     op, axes = w.op, range(2, w.rank)
     starts, ends = op.ints([-1 for _ in axes]), op.ints([np.iinfo(np.int64).min for _ in axes])
     return op.Slice(w, starts, ends, op.ints(axes), starts)
+
+
+def _counts(x: Tensor, kernel: Sequence[Dim], steps: Steps) -> list[Dim]:
+    """How many windows there are along the height and the width, None where that is not known."""
+    counts: list[Dim] = []
+    for axis, (extent, taps) in enumerate(zip(x.shape[2:], kernel, strict=True)):
+        count = None
+        if isinstance(extent, int) and isinstance(taps, int):
+            uncovered = extent + steps.before[axis] + steps.after[axis] - (taps - 1) * steps.dilations[axis] - 1
+            count = uncovered // steps.strides[axis] + 1
+        counts.append(count)
+    return counts
 
 
 def sum_over_samples(x: Tensor, y: Tensor, sample: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

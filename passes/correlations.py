@@ -34,6 +34,7 @@ class Correlation:
         strides, dilations: along each spatial axis.
         before: how many zeros precede x along each.
         group: how many groups the channels are in; m and c count within one.
+        after: how many zeros follow x along each axis, where windows are one element apart; None where not.
     """
 
     long: str
@@ -43,6 +44,7 @@ class Correlation:
     dilations: tuple[int, ...]
     before: tuple[int, ...]
     group: int
+    after: tuple[int, ...] | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))

@@ -78,14 +78,17 @@ class LowerCorrelations(ir.passes.InPlacePass):
         if gradient is not None and gradient.shape == ir.Shape(kernel):
             last = gradient.producer()
             assert last is not None
+            pads = tuple(node.attributes.get_ints("pads", (0,) * 2 * len(windows)))
+            strides = tuple(each.stride for each in windows)
             description = Correlation(
                 str(long.value.name),
                 str(short.value.name),
                 tuple(kernel[2:]),
-                tuple(each.stride for each in windows),
+                strides,
                 tuple(each.dilation for each in windows),
-                tuple(node.attributes.get_ints("pads", (0,) * 2 * len(windows))[: len(windows)]),
+                pads[: len(windows)],
                 group,
+                pads[len(windows) :] if max(strides) == 1 else None,
             )
             last.metadata_props[CORRELATION] = description.to_json()
 

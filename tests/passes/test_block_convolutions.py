@@ -170,6 +170,12 @@ CASES: list[tuple[list[int | str], tuple[int, ...], str, dict[str, Any], list[st
         ["dw", *["dx"] * 3, *["y"] * 3],
     ),
     ([2, 32, 4, 5, 6], (32, 16, 2, 2, 2), "ConvTranspose", {"strides": [2, 2, 2]}, ["dx", "dx"]),
+    (["n", 32, "h", "w"], (48, 32, 3, 3), "Conv", {"pads": [1, 1, 0, 2]}, ["dw", "dx", "y"]),
+    ([2, 28, "h", 12], (32, 28, 3, 2), "Conv", {"dilations": [1, 2]}, ["dw", "y"]),
+    (["n", 32, "h", "w"], (16, 32, 3, 3), "Conv", {"strides": [2, 2], "pads": SAME}, ["y"]),
+    (["n", 3, "h", "w"], (16, 3, 7, 7), "Conv", {"pads": [3, 3, 3, 3]}, ["dw", "y"]),
+    (["n", 32, "h", "w"], (32, 1, 3, 3), "Conv", {"pads": SAME, "group": 32}, ["dx", "y"]),
+    (["n", 32, "w"], (16, 32, 5), "Conv", {"pads": [2, 1]}, ["dw", "dx", "y"]),
 ]
 
 
@@ -181,15 +187,15 @@ def test_against_pytorch(
     model = convolution(x, w, op_type, relu=relu, **attributes)
     program = onnxgrad.compile(model, wrt=["x", "w", "b"])
     laid_out = in_blocks(program)
-    for batch in [x[0]] if isinstance(x[0], int) else [3, 1]:
+    for sizes in ({"n": 3, "h": 14, "w": 11}, {"n": 1, "h": 9, "w": 40}):
         rng = np.random.default_rng(1)
-        signal = rng.standard_normal([batch, *x[1:]], np.float32)
+        signal = rng.standard_normal([sizes[dim] if isinstance(dim, str) else dim for dim in x], np.float32)
         y = run(ir.from_proto(model), {"x": signal})["y"]
         dy = rng.standard_normal(y.shape, np.float32)
         results = run(laid_out, {"x": signal, "y.grad_output": dy, **program.parameters})
         for name, want in expected(model, signal, dy, op_type, relu, attributes).items():
             error = np.abs(results[name] - want).max() / np.abs(want).max()
-            assert error < TOLERANCE, f"{name}, batch {batch}: {error:.1e}"
+            assert error < TOLERANCE, f"{name}, {signal.shape}: {error:.1e}"
     assert blocked(laid_out) == forms
 
 
@@ -213,7 +219,7 @@ def test_a_batch_without_samples() -> None:
         ([2, 8, 14, 14], (8, 8, 3, 3), {}),
         ([2, 6, 14, 14], (6, 1, 3, 3), {"group": 6}),
         ([2, 24, 14, 14], (32, 12, 3, 3), {"group": 2}),
-        ([2, 32, "h", 14], (32, 32, 3, 3), {}),
+        ([2, 32, "d", 14, 14], (32, 32, 3, 3, 3), {}),
         ([2, 8, 5, 6, 7], (16, 8, 3, 3, 3), {}),
         ([2, 32, 5, 6, 7], (32, 16, 3, 3, 3), {"group": 2}),
         ([2, 32, 5, 6, 7], (16, 32, 1, 1, 1), {}),
