@@ -69,8 +69,11 @@ class LowerCorrelations(ir.passes.InPlacePass):
         forms = weight_forms(long, short, like, windows, group)
         form = self._rules.choose(forms)
         swapped = gradient = _reader_that_swaps(node)
-        if form != forms.plain:
+        batch = long.shape[0]
+        if form != forms.plain or not isinstance(batch, int) or batch == 0:
             result = forms.emit(form)
+            if swapped is not None and swapped.shape is not None:
+                result.value.shape = swapped.shape
             old, new = (node.outputs[0], _swapped(result)) if swapped is None else (swapped, result)
             move_before(node, count)
             substitute(old, new.value, self._protected)

@@ -67,7 +67,7 @@ def weight_forms(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], gr
     One product for each tap serves where columns cannot express the windows, or the sizes of rows are not known.
     """
     forms: dict[Enum, Callable[..., Tensor]] = {
-        WeightForm.CONVOLUTION: partial(correlate, windows=windows, group=group)
+        WeightForm.CONVOLUTION: partial(_correlate_any_batch, windows=windows, group=group)
     }
     sizes = _sizes(x, y, w, windows, group)
     if sizes is not None and prod(sizes.kernel) <= _MOST_TAPS:
@@ -89,6 +89,14 @@ def weight_forms(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], gr
     if expected not in forms:
         expected = WeightForm.TAPS_OVER_BATCH if expected is WeightForm.COLUMNS else WeightForm.TAPS
     return _alternatives("weight gradient of a convolution", (x, y, w), windows, group, forms, expected)
+
+
+def _correlate_any_batch(x: Tensor, y: Tensor, w: Tensor, windows: Sequence[Windows], group: int) -> Tensor:
+    """One Conv over the batch. ONNX Runtime leaves what it sums over no samples as it finds the memory."""
+    op, gradient, batch = x.op, correlate(x, y, w, windows, group), x.shape[0]
+    if isinstance(batch, int) and batch > 0:
+        return gradient
+    return op.Where(op.Size(x) > 0, gradient, op.constant(0, gradient.dtype))
 
 
 def _alternatives(
