@@ -12,6 +12,8 @@ from .substitution import move_before, substitute
 from .tape import Tape, Tensor
 
 _MOST_PIECES = 64
+_MOST_COPIED = 4
+"""The most elements that may be copied for each that is added."""
 _TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
@@ -63,8 +65,12 @@ class ScatterInPieces(ir.passes.InPlacePass):
         if sizes[0] * width > _MOST_PIECES * self._most or not 0 < width <= self._most:
             return None
         rows = self._most // width
-        # What is accumulated in place would be copied from the buffer and back.
-        return None if sizes[0] > rows and data.is_graph_input() else rows
+        if sizes[0] <= rows:
+            return rows
+        # Each piece copies what it adds to, a large table too; and what is accumulated in place would be copied from
+        # the buffer and back.
+        copied = prod(static_shape(data) or ()) * -(-sizes[0] // rows)
+        return None if data.is_graph_input() or copied > _MOST_COPIED * prod(sizes) else rows
 
     def _scatter(self, op: Tape, node: ir.Node, rows: int) -> Tensor:
         total, indices, updates = (op.tensor(value) for value in node.inputs if value is not None)

@@ -74,6 +74,20 @@ def test_what_stays(model: ir.Model) -> None:
     assert not ScatterInPieces(1000)(model).modified
 
 
+@pytest.mark.parametrize(("rows", "most", "modified"), [(100, 60, True), (100, 30, False), (20, 30, True)])
+def test_a_large_table_is_not_copied_for_each_piece(rows: int, most: int, modified: bool) -> None:
+    """As the gradient of a vocabulary's embedding by few tokens would be."""
+    model = parse(f"""
+        g (float[{rows}, 6] x, int64[10, 1] i, float[10, 6] u) => (float[{rows}, 6] y) {{
+            data = Abs(x)
+            sizes = Shape(u)
+            at = Expand(i, sizes)
+            y = ScatterElements <{ADD}> (data, at, u)
+        }}
+    """)
+    assert ScatterInPieces(most)(model).modified == modified
+
+
 def test_a_buffer_is_not_copied_to_and_fro() -> None:
     """It is accumulated in place by one node, not by several."""
     assert not ScatterInPieces(30)(scatter("4, 6", "10, 6", "10, 1", ADD)).modified
