@@ -242,8 +242,11 @@ def _deserialize(proto: onnx.ModelProto, folder: Path | None, name: str) -> ir.M
 
 
 def _read_external(graph: ir.Graph, *, initializers: bool) -> None:
-    """Read the external data of the nodes' attributes, and of the *initializers* if told so: these are written again
-    as they are, wherever the graph goes, while those of the main graph are weights, which stay where they lie."""
+    """Read the external data of the nodes' attributes, and of the *initializers* if told so.
+
+    These are written again as they are, wherever the graph goes; those of the main graph are weights, which stay where
+    they lie.
+    """
     read = ir.external_data.convert_tensors_from_external
     for value in graph.initializers.values() if initializers else ():
         if isinstance(value.const_value, ir.ExternalTensor):

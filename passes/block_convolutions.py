@@ -13,7 +13,7 @@ from .blocked_volumes import BlockedVolumes, Depth
 from .correlations import CORRELATION, Correlation
 from .eliminate_dead_code import EliminateDeadCode
 from .phases import phases_of
-from .substitution import move_before, substitute
+from .substitution import put_appended
 from .tape import Tape, Tensor
 
 Pair = tuple[int, int]
@@ -58,12 +58,10 @@ class BlockConvolutions(ir.passes.InPlacePass):
             result = emitter.emit(tape, node, values, "Relu" if last is not node else None)
             values |= {str(value.name): value for value in node.outputs}
             if result is not None:
-                replaced, name = last.outputs[0], str(last.outputs[0].name)
-                move_before(node, count)
+                replaced = last.outputs[0]
                 result.value.shape = replaced.shape or result.value.shape
-                substitute(replaced, result.value)
-                result.value.name, replaced.name = name, None
-                values[name] = result.value
+                put_appended(node, count, result.value, replaced)
+                values[str(result.value.name)] = result.value
                 modified = True
         if modified:
             graph.opset_imports[DOMAIN] = model.opset_imports[DOMAIN] = 1

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .rewriting import static_shape
-from .substitution import move_before, substitute
+from .substitution import put_appended
 from .tape import Tape, Tensor
 
 LONGEST = 256
@@ -32,12 +32,9 @@ class FourierByProducts(ir.passes.InPlacePass):
             length = None if axis is None else _length(node)
             if axis is None or length is None:
                 continue
-            name, count = str(node.outputs[0].name), len(graph)
+            count = len(graph)
             tape.at(node.name or node.op_type, node.metadata_props)
-            replaced, result = node.outputs[0], _product(tape, node, axis, length)
-            move_before(node, count)
-            substitute(replaced, result.value)
-            result.value.name, replaced.name = name, None
+            put_appended(node, count, _product(tape, node, axis, length).value, node.outputs[0])
             modified = True
         return ir.passes.PassResult(model, modified)
 

@@ -70,6 +70,7 @@ class LowerCorrelations(ir.passes.InPlacePass):
         form = self._rules.choose(forms)
         swapped = gradient = _reader_that_swaps(node)
         batch = long.shape[0]
+        # The Conv that is there does not know of batches without samples, as the form does.
         if form != forms.plain or not isinstance(batch, int) or batch == 0:
             result = forms.emit(form)
             if swapped is not None and swapped.shape is not None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from .eliminate_dead_code import EliminateDeadCode
 from .rewriting import produced_by, static_shape
-from .substitution import move_before, substitute
+from .substitution import put_appended
 from .tape import Tape, Tensor
 
 _MOST_PIECES = 64
@@ -41,12 +41,9 @@ class ScatterInPieces(ir.passes.InPlacePass):
             rows = self._rows(node)
             if rows is None:
                 continue
-            name, count = str(node.outputs[0].name), len(graph)
+            count = len(graph)
             tape.at(node.name or node.op_type, node.metadata_props)
-            replaced, result = node.outputs[0], self._scatter(tape, node, rows)
-            move_before(node, count)
-            substitute(replaced, result.value)
-            result.value.name, replaced.name = name, None
+            put_appended(node, count, self._scatter(tape, node, rows).value, node.outputs[0])
             modified = True
         if modified:
             EliminateDeadCode().call(model)

@@ -56,6 +56,14 @@ def move_after(node: ir.Node, count: int) -> None:
     graph.insert_after(node, _taken_off(graph, count))
 
 
+def put_appended(node: ir.Node, count: int, new: ir.Value, old: ir.Value) -> None:
+    """Put what a tape has appended before *node* (`move_before`), and its *new* in the place of *old*, name and all."""
+    name = str(old.name)
+    move_before(node, count)
+    substitute(old, new)
+    new.name, old.name = name, None
+
+
 def can_take_name(new: ir.Value, old: ir.Value, protected: Collection[str] = ()) -> bool:
     """Whether *new* may be renamed to be the graph output *old*."""
     return (
